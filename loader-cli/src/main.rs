@@ -1,0 +1,2 @@
+//! The program `weightloader`.
+fn main() {}

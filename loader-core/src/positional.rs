@@ -1,0 +1,120 @@
+//! Positional reads and file identity: the one file of this crate that knows operating systems.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::mem::MaybeUninit;
+use std::path::Path;
+
+/// The most bytes that one call asks for. macOS refuses reads over `INT_MAX` with EINVAL
+/// (XNU, `bsd/kern/sys_generic.c`), Windows takes 32-bit lengths, Linux stops at 2 GiB - 4 KiB
+/// (read(2)).
+pub(crate) const LARGEST_READ: usize = 1 << 30;
+
+/// Reads at most `buffer.len()` bytes at `offset` bytes from the start of the file, leaving any
+/// file position alone or unused.
+///
+/// Returns how many bytes at the start of `buffer` are now initialised: zero at the end of the
+/// file, possibly fewer than asked for anywhere.
+pub(crate) fn read_at(
+    file: &File,
+    buffer: &mut [MaybeUninit<u8>],
+    offset: u64,
+) -> io::Result<usize> {
+    let len = buffer.len().min(LARGEST_READ);
+    system::read_at(file, &mut buffer[..len], offset)
+}
+
+/// What tells two open files apart, where the system gives it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum FileId {
+    /// Device and inode.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "only Unix has inodes"))]
+    Inode(u64, u64),
+    /// The path it was opened by.
+    #[cfg_attr(unix, expect(dead_code, reason = "Unix has inodes"))]
+    Path(std::path::PathBuf),
+}
+
+impl FileId {
+    pub(crate) fn of(metadata: &Metadata, path: &Path) -> Self {
+        system::file_id(metadata, path)
+    }
+}
+
+#[cfg(unix)]
+mod system {
+    use super::{File, FileId, MaybeUninit, Metadata, Path, io};
+    use std::os::unix::fs::MetadataExt;
+
+    pub(super) fn read_at(
+        file: &File,
+        buffer: &mut [MaybeUninit<u8>],
+        offset: u64,
+    ) -> io::Result<usize> {
+        let (filled, _) = rustix::io::pread(file, buffer, offset)?;
+        Ok(filled.len())
+    }
+
+    pub(super) fn file_id(metadata: &Metadata, _path: &Path) -> FileId {
+        FileId::Inode(metadata.dev(), metadata.ino())
+    }
+}
+
+#[cfg(windows)]
+mod system {
+    use super::{File, FileId, MaybeUninit, Metadata, Path, io};
+    use std::os::windows::io::AsRawHandle;
+    use windows_sys::Win32::Foundation::ERROR_HANDLE_EOF;
+    use windows_sys::Win32::Storage::FileSystem::ReadFile;
+    use windows_sys::Win32::System::IO::{OVERLAPPED, OVERLAPPED_0, OVERLAPPED_0_0};
+
+    pub(super) fn read_at(
+        file: &File,
+        buffer: &mut [MaybeUninit<u8>],
+        offset: u64,
+    ) -> io::Result<usize> {
+        let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+        let mut read = 0_u32;
+        // The offset travels in two halves of 32 bits.
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the two halves of the offset"
+        )]
+        let position = OVERLAPPED_0_0 {
+            Offset: offset as u32,
+            OffsetHigh: (offset >> 32) as u32,
+        };
+        let mut overlapped = OVERLAPPED {
+            Internal: 0,
+            InternalHigh: 0,
+            Anonymous: OVERLAPPED_0 {
+                Anonymous: position,
+            },
+            hEvent: std::ptr::null_mut(),
+        };
+        // SAFETY: the handle is open for as long as `file` is borrowed; `buffer` is valid for
+        // writes of `len` bytes; std opens files without FILE_FLAG_OVERLAPPED, so the call returns
+        // only when the read is over and keeps neither pointer.
+        let done = unsafe {
+            ReadFile(
+                file.as_raw_handle(),
+                buffer.as_mut_ptr().cast(),
+                len,
+                &raw mut read,
+                &raw mut overlapped,
+            )
+        };
+        if done != 0 {
+            return Ok(read as usize);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(code) if code.cast_unsigned() == ERROR_HANDLE_EOF => Ok(0),
+            _ => Err(error),
+        }
+    }
+
+    pub(super) fn file_id(_metadata: &Metadata, path: &Path) -> FileId {
+        FileId::Path(std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()))
+    }
+}
