@@ -109,7 +109,7 @@ mod system {
         }
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
-            Some(code) if code.cast_unsigned() == ERROR_HANDLE_EOF => Ok(0),
+            Some(code) if u32::try_from(code) == Ok(ERROR_HANDLE_EOF) => Ok(0),
             _ => Err(error),
         }
     }
