@@ -104,6 +104,15 @@ pub enum Error {
         actual: u64,
     },
 
+    /// Two pieces were to land on the same bytes.
+    #[error("two pieces would land on the same bytes, at {first} and {second} of the destination")]
+    OverlappingDestinations {
+        /// Where the first begins, in bytes from the start of the destination.
+        first: u64,
+        /// Where the second begins.
+        second: u64,
+    },
+
     /// The memory is not there, or a limit forbids to take it.
     #[error("{needed} bytes of memory are needed, {available} are available ({limit})")]
     OutOfMemory {

@@ -1,10 +1,50 @@
 //! Platform-independent types, traits and the chunked parallel copier of `weightloader`.
+//!
+//! Bytes flow one way: a [`WeightFile`] is cut by a [`Plan`] into [`Chunk`]s, the residency of the
+//! page cache decides which [`Reader`] takes each, and they land in a [`Destination`]. A
+//! [`Platform`] brings the readers, prefetchers and memory of one operating system.
+//!
+//! Applications use the crate `weightloader`, which picks the platform; this one is for those who
+//! write readers, prefetchers and uploaders.
 
+mod budget;
+mod copier;
+mod destination;
 mod error;
 mod file;
+mod host_buffer;
+mod layout;
 mod mechanism;
+mod operation;
+mod options;
+mod plan;
+mod platform;
 mod positional;
+mod positional_reader;
+mod prefetch;
+mod prefetcher;
+mod queue;
+mod reader;
+mod report;
+mod residency;
+mod route;
+mod transfer;
 
+pub use copier::{Copier, Job};
+pub use destination::Destination;
 pub use error::{Error, Result};
 pub use file::WeightFile;
+pub use host_buffer::{HeapMemory, HostBuffer, HostMemory, HostRegion};
+pub use layout::{Layout, Placement};
 pub use mechanism::Mechanism;
+pub use operation::{CancelToken, Operation, Progress};
+pub use options::{CachePolicy, LoadOptions, Strategy};
+pub use plan::{Chunk, Extent, Plan};
+pub use platform::{Fact, Platform, System};
+pub use positional_reader::PositionalReader;
+pub use prefetch::{Prefetch, PrefetchOutcome, PrefetchQueue, prefetch};
+pub use prefetcher::Prefetcher;
+pub use queue::{Queue, Task};
+pub use reader::{Reader, Support};
+pub use report::{Refusal, Report, Usage};
+pub use residency::{ResidencyMap, ResidencyRun};

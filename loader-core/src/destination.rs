@@ -1,0 +1,106 @@
+//! Memory that bytes land in.
+
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+
+/// Borrowed memory that bytes land in.
+///
+/// It is written sequentially and never read back, so it may be write-combined or belong to a
+/// driver; such memory may also refuse direct I/O, and then says so.
+///
+/// ```
+/// use loader_core::Destination;
+/// let mut memory = Vec::with_capacity(4096);
+/// let destination = Destination::from(memory.spare_capacity_mut());
+/// assert_eq!(destination.len(), 4096);
+/// ```
+#[derive(Debug)]
+pub struct Destination<'a> {
+    start: NonNull<u8>,
+    len: usize,
+    direct: bool,
+    borrowed: PhantomData<&'a mut [MaybeUninit<u8>]>,
+}
+
+// SAFETY: a destination is an exclusive borrow of plain bytes, which any thread may write.
+unsafe impl Send for Destination<'_> {}
+
+impl Destination<'_> {
+    /// Memory given by address: mapped device memory, a pinned buffer.
+    ///
+    /// `direct` tells whether the system may move bytes into it by direct I/O.
+    ///
+    /// # Safety
+    /// `len` bytes at `start` are valid for writes for all of `'a`, and nothing else reads or
+    /// writes them meanwhile.
+    #[must_use]
+    pub unsafe fn from_raw(start: NonNull<u8>, len: usize, direct: bool) -> Self {
+        Self {
+            start,
+            len,
+            direct,
+            borrowed: PhantomData,
+        }
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether the system may move bytes into it by direct I/O.
+    #[must_use]
+    pub fn allows_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Its first byte.
+    #[must_use]
+    pub fn as_ptr(&self) -> NonNull<u8> {
+        self.start
+    }
+}
+
+impl<'a> From<&'a mut [MaybeUninit<u8>]> for Destination<'a> {
+    fn from(memory: &'a mut [MaybeUninit<u8>]) -> Self {
+        let len = memory.len();
+        Self {
+            start: NonNull::from(memory).cast(),
+            len,
+            direct: true,
+            borrowed: PhantomData,
+        }
+    }
+}
+
+impl<'a> From<&'a mut [u8]> for Destination<'a> {
+    fn from(memory: &'a mut [u8]) -> Self {
+        let len = memory.len();
+        Self {
+            start: NonNull::from(memory).cast(),
+            len,
+            direct: true,
+            borrowed: PhantomData,
+        }
+    }
+}
+
+impl<'a, const N: usize> From<&'a mut [u8; N]> for Destination<'a> {
+    fn from(memory: &'a mut [u8; N]) -> Self {
+        Self::from(memory.as_mut_slice())
+    }
+}
+
+impl<'a> From<&'a mut Vec<u8>> for Destination<'a> {
+    fn from(memory: &'a mut Vec<u8>) -> Self {
+        Self::from(memory.as_mut_slice())
+    }
+}

@@ -1,0 +1,134 @@
+//! What can be chosen, none of which has to be.
+
+use std::str::FromStr;
+
+use crate::{Error, Placement, Result};
+
+/// How bytes are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Strategy {
+    /// Resident bytes through the page cache, cold ones past it, each where it is fastest.
+    #[default]
+    Auto,
+    /// All bytes past the page cache; an error where the file does not allow it.
+    Direct,
+    /// All bytes through the page cache.
+    Buffered,
+}
+
+impl FromStr for Strategy {
+    type Err = Error;
+
+    fn from_str(value: &str) -> Result<Self> {
+        match value.to_ascii_lowercase().as_str() {
+            "auto" => Ok(Self::Auto),
+            "direct" => Ok(Self::Direct),
+            "buffered" => Ok(Self::Buffered),
+            _ => Err(Error::InvalidOption {
+                option: "strategy",
+                value: value.to_owned(),
+                expected: "auto, direct or buffered",
+            }),
+        }
+    }
+}
+
+/// What becomes of the page cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CachePolicy {
+    /// Whatever is fastest now; where direct I/O serves, the page cache stays as it was.
+    #[default]
+    Auto,
+    /// The bytes read end up cached, so that the next start is warm.
+    Keep,
+    /// Bytes that were not cached before are not cached afterwards.
+    Bypass,
+}
+
+impl FromStr for CachePolicy {
+    type Err = Error;
+
+    fn from_str(value: &str) -> Result<Self> {
+        match value.to_ascii_lowercase().as_str() {
+            "auto" => Ok(Self::Auto),
+            "keep" => Ok(Self::Keep),
+            "bypass" => Ok(Self::Bypass),
+            _ => Err(Error::InvalidOption {
+                option: "cache",
+                value: value.to_owned(),
+                expected: "auto, keep or bypass",
+            }),
+        }
+    }
+}
+
+/// Options of a load; the defaults need no tuning.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoadOptions {
+    /// How bytes are read.
+    pub strategy: Strategy,
+    /// What becomes of the page cache.
+    pub cache: CachePolicy,
+    /// Threads that copy from the page cache; by default as many as suit the machine.
+    pub threads: Option<usize>,
+    /// Direct reads in flight.
+    pub queue_depth: Option<usize>,
+    /// Bytes of one read at most.
+    pub chunk_bytes: Option<u64>,
+    /// Bytes of memory used beyond the destination at most.
+    pub memory_limit: Option<u64>,
+    /// How tensors lie in buffers of ours.
+    pub placement: Placement,
+}
+
+impl LoadOptions {
+    /// The most bytes of one chunk, unless chosen otherwise.
+    pub const DEFAULT_CHUNK_BYTES: u64 = 2 << 20;
+    /// Direct reads in flight, unless chosen otherwise.
+    pub const DEFAULT_QUEUE_DEPTH: usize = 32;
+
+    pub(crate) fn chunk_bytes(&self) -> u64 {
+        self.chunk_bytes.unwrap_or(Self::DEFAULT_CHUNK_BYTES)
+    }
+
+    pub(crate) fn queue_depth(&self) -> usize {
+        self.queue_depth.unwrap_or(Self::DEFAULT_QUEUE_DEPTH)
+    }
+
+    /// Checks that every option makes sense.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] naming the one that does not.
+    pub fn check(&self) -> Result<()> {
+        let invalid = |option, value: String, expected| {
+            Err(Error::InvalidOption {
+                option,
+                value,
+                expected,
+            })
+        };
+        if let Some(threads @ (0 | 1025..)) = self.threads {
+            return invalid("threads", threads.to_string(), "1 to 1024");
+        }
+        if let Some(depth @ (0 | 4097..)) = self.queue_depth {
+            return invalid("queue depth", depth.to_string(), "1 to 4096");
+        }
+        match self.chunk_bytes {
+            Some(bytes) if !(4096..=1 << 30).contains(&bytes) => {
+                return invalid("chunk bytes", bytes.to_string(), "4096 to 1073741824 bytes");
+            }
+            _ => {}
+        }
+        match self.placement {
+            Placement::Aligned(bytes) if !bytes.is_power_of_two() || bytes > 1 << 21 => invalid(
+                "placement",
+                bytes.to_string(),
+                "a power of two up to 2097152 bytes",
+            ),
+            _ => Ok(()),
+        }
+    }
+}

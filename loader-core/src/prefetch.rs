@@ -1,0 +1,394 @@
+//! Prefetching in the background, and the handle to it.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, TryLockError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use crate::transfer::locked;
+use crate::{Error, Operation, Prefetcher, Refusal, Result, System, WeightFile};
+
+/// Brings `ranges` (from the start of the file on disk) of `file` into the page cache in the
+/// background, by the first of `prefetchers` that serves. Returns at once, whatever the size.
+///
+/// Only as much is brought in as fits the memory that is free, so that what came first is not
+/// evicted by what comes last; the rest is told as skipped. A hint that fails is logged and told
+/// in the outcome, never an error.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("weights.bin");
+/// # std::fs::write(&path, b"weights")?;
+/// use loader_core::{Operation, Platform, WeightFile};
+/// let platform = Platform::portable();
+/// let file = WeightFile::open(&path)?;
+/// let ahead = loader_core::prefetch(&platform.prefetchers, &platform.system, &file, vec![0..7]);
+/// let outcome = ahead.wait(Operation::new())?;
+/// assert_eq!(outcome.brought, 0); // The portable platform has no prefetcher.
+/// # Ok(())
+/// # }
+/// ```
+pub fn prefetch(
+    prefetchers: &[Arc<dyn Prefetcher>],
+    system: &Arc<dyn System>,
+    file: &WeightFile,
+    ranges: Vec<Range<u64>>,
+) -> Prefetch {
+    let total = ranges
+        .iter()
+        .map(|range| range.end.saturating_sub(range.start))
+        .sum();
+    let queue = Arc::new(PrefetchQueue {
+        file: file.clone(),
+        total,
+        state: Mutex::new(State {
+            pending: ranges.into(),
+            live: true,
+            ..State::default()
+        }),
+        changed: Condvar::new(),
+    });
+    register(&queue);
+    let (prefetchers, system) = (prefetchers.to_vec(), Arc::clone(system));
+    let driven = Arc::clone(&queue);
+    let driver = thread::Builder::new()
+        .name("weightloader-prefetch".to_owned())
+        .spawn(move || drive(&driven, &prefetchers, &*system));
+    if let Err(error) = driver {
+        tracing::warn!(%error, "no thread for prefetching");
+        queue.end();
+    }
+    Prefetch {
+        queue,
+        process: std::process::id(),
+        detached: false,
+    }
+}
+
+/// The share of the available memory that a prefetch may fill: the rest is for those who use what
+/// it brings.
+const WINDOW: (u64, u64) = (3, 4);
+
+fn drive(queue: &PrefetchQueue, prefetchers: &[Arc<dyn Prefetcher>], system: &dyn System) {
+    // Also when a prefetcher panics, those who wait must be told.
+    struct End<'a>(&'a PrefetchQueue);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.end();
+        }
+    }
+    let _end = End(queue);
+    if let Some(available) = system.available_memory() {
+        queue.bound_by(available / WINDOW.1 * WINDOW.0);
+    }
+    for prefetcher in prefetchers {
+        queue.cut(prefetcher.piece_bytes(&queue.file));
+        let refused = thread::scope(|scope| {
+            for _ in 1..prefetcher.workers() {
+                scope.spawn(|| prefetcher.run(queue));
+            }
+            prefetcher.run(queue).err()
+        });
+        match refused {
+            None => return,
+            Some(refusal) => {
+                tracing::debug!(%refusal, "prefetching by the next mechanism");
+                locked(&queue.state).outcome.fallbacks.push(refusal);
+            }
+        }
+    }
+}
+
+/// The pieces of one prefetch, which workers pull from.
+#[derive(Debug)]
+pub struct PrefetchQueue {
+    file: WeightFile,
+    total: u64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pending: VecDeque<Range<u64>>,
+    piece_bytes: u64,
+    /// Taken by a worker, done or not, joined where they touch.
+    started: Vec<Range<u64>>,
+    /// Whether the driver is still at work.
+    live: bool,
+    outcome: PrefetchOutcome,
+}
+
+/// What a prefetch did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PrefetchOutcome {
+    /// Bytes that are resident or on their way.
+    pub brought: u64,
+    /// Bytes not asked for, because memory would not hold them.
+    pub skipped: u64,
+    /// Bytes left to reads that came first, or cancelled.
+    pub cancelled: u64,
+    /// Bytes whose hint failed.
+    pub failed: u64,
+    /// Mechanisms passed over, and why.
+    pub fallbacks: Vec<Refusal>,
+}
+
+impl PrefetchOutcome {
+    fn settled(&self) -> u64 {
+        self.brought + self.skipped + self.cancelled + self.failed
+    }
+}
+
+impl PrefetchQueue {
+    /// The file that pieces are of.
+    #[must_use]
+    pub fn file(&self) -> &WeightFile {
+        &self.file
+    }
+
+    /// The next piece, from the start of the file on disk.
+    #[must_use]
+    pub fn next(&self) -> Option<Range<u64>> {
+        let mut state = locked(&self.state);
+        let range = state.pending.pop_front()?;
+        let cut = match state.piece_bytes {
+            0 => range.end,
+            bytes => (range.start / bytes + 1)
+                .saturating_mul(bytes)
+                .min(range.end),
+        };
+        if cut < range.end {
+            state.pending.push_front(cut..range.end);
+        }
+        let piece = range.start..cut;
+        match state.started.last_mut() {
+            Some(last) if last.end == piece.start => last.end = piece.end,
+            _ => state.started.push(piece.clone()),
+        }
+        Some(piece)
+    }
+
+    /// Tells that a piece is resident or on its way.
+    pub fn done(&self, piece: &Range<u64>) {
+        locked(&self.state).outcome.brought += piece.end - piece.start;
+        self.changed.notify_all();
+    }
+
+    /// Tells that a piece was not brought in; the reason is logged.
+    pub fn failed(&self, piece: &Range<u64>, error: &std::io::Error) {
+        let path = self.file.path().display();
+        tracing::debug!(%path, offset = piece.start, len = piece.end - piece.start, %error, "a prefetch failed");
+        locked(&self.state).outcome.failed += piece.end - piece.start;
+        self.changed.notify_all();
+    }
+
+    fn cut(&self, piece_bytes: u64) {
+        locked(&self.state).piece_bytes = piece_bytes;
+    }
+
+    /// Drops what is pending beyond the first `window` bytes.
+    fn bound_by(&self, window: u64) {
+        let mut guard = locked(&self.state);
+        let state = &mut *guard;
+        let mut left = window;
+        let mut kept = VecDeque::with_capacity(state.pending.len());
+        for range in state.pending.drain(..) {
+            let len = range.end.saturating_sub(range.start);
+            let keep = len.min(left);
+            left -= keep;
+            state.outcome.skipped += len - keep;
+            if keep > 0 {
+                kept.push_back(range.start..range.start + keep);
+            }
+        }
+        state.pending = kept;
+        if state.outcome.skipped > 0 {
+            let path = self.file.path().display();
+            tracing::debug!(%path, skipped = state.outcome.skipped, window, "prefetching only what memory holds");
+        }
+    }
+
+    fn cancel_pending(&self) {
+        let mut state = locked(&self.state);
+        let pending: u64 = state
+            .pending
+            .drain(..)
+            .map(|range| range.end - range.start)
+            .sum();
+        state.outcome.cancelled += pending;
+    }
+
+    fn end(&self) {
+        // What no mechanism took was not brought.
+        let mut state = locked(&self.state);
+        let pending: u64 = state
+            .pending
+            .drain(..)
+            .map(|range| range.end - range.start)
+            .sum();
+        state.outcome.failed += pending;
+        state.live = false;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Takes `range` out of what is pending and tells which parts of it were started.
+    fn claim(&self, range: &Range<u64>) -> Vec<Range<u64>> {
+        let mut guard = locked(&self.state);
+        let state = &mut *guard;
+        let mut kept = VecDeque::with_capacity(state.pending.len() + 1);
+        for pending in state.pending.drain(..) {
+            let before = pending.start..pending.end.min(range.start.max(pending.start));
+            let after = pending.start.max(range.end.min(pending.end))..pending.end;
+            let left: u64 = [&before, &after]
+                .iter()
+                .map(|part| part.end - part.start)
+                .sum();
+            state.outcome.cancelled += (pending.end - pending.start) - left;
+            kept.extend([before, after].into_iter().filter(|part| !part.is_empty()));
+        }
+        state.pending = kept;
+        let overlap =
+            |started: &Range<u64>| started.start.max(range.start)..started.end.min(range.end);
+        state
+            .started
+            .iter()
+            .map(overlap)
+            .filter(|part| !part.is_empty())
+            .collect()
+    }
+}
+
+/// A prefetch in the background. Dropping it cancels what has not started and never blocks;
+/// [`detach`](Self::detach) lets it run on by itself.
+///
+/// In a process forked after it was made it does nothing.
+#[derive(Debug)]
+#[must_use = "dropping the handle cancels what has not started; call detach() to let it run"]
+pub struct Prefetch {
+    queue: Arc<PrefetchQueue>,
+    process: u32,
+    detached: bool,
+}
+
+impl Prefetch {
+    /// Whether nothing is left to do.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.is_foreign() || !locked(&self.queue.state).live
+    }
+
+    /// Bytes that need no more work, and bytes in all.
+    #[must_use]
+    pub fn progress(&self) -> (u64, u64) {
+        if self.is_foreign() {
+            return (0, self.queue.total);
+        }
+        (
+            locked(&self.queue.state).outcome.settled(),
+            self.queue.total,
+        )
+    }
+
+    /// Waits until all is resident or on its way, and tells what happened.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] where `operation` was cancelled meanwhile, [`Error::Forked`] in a
+    /// forked child.
+    pub fn wait(self, mut operation: Operation<'_>) -> Result<PrefetchOutcome> {
+        if self.is_foreign() {
+            return Err(Error::Forked);
+        }
+        loop {
+            let (settled, live) = {
+                let state = locked(&self.queue.state);
+                (state.outcome.settled(), state.live)
+            };
+            // Outside the lock, since the callback may take long or panic.
+            operation.report(settled, self.queue.total);
+            if !live {
+                return Ok(locked(&self.queue.state).outcome.clone());
+            }
+            if operation.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let state = locked(&self.queue.state);
+            if state.live && state.outcome.settled() == settled {
+                let pause = Duration::from_millis(50);
+                drop(
+                    self.queue
+                        .changed
+                        .wait_timeout(state, pause)
+                        .unwrap_or_else(PoisonError::into_inner),
+                );
+            }
+        }
+    }
+
+    /// Cancels what has not started, without waiting for what has.
+    pub fn cancel(self) {}
+
+    /// Lets it run on by itself.
+    pub fn detach(mut self) {
+        self.detached = true;
+    }
+
+    fn is_foreign(&self) -> bool {
+        self.process != std::process::id()
+    }
+}
+
+impl Drop for Prefetch {
+    fn drop(&mut self) {
+        // A forked child has none of the threads, and locks may be held for ever there.
+        if !self.detached && !self.is_foreign() {
+            self.queue.cancel_pending();
+        }
+    }
+}
+
+/// Live prefetches of this process, so that reads can claim what they are about to bring.
+static LIVE: Mutex<Vec<Weak<PrefetchQueue>>> = Mutex::new(Vec::new());
+
+fn register(queue: &Arc<PrefetchQueue>) {
+    if let Some(mut live) = lock_briefly() {
+        live.retain(|other| {
+            other
+                .upgrade()
+                .is_some_and(|other| locked(&other.state).live)
+        });
+        live.push(Arc::downgrade(queue));
+    }
+}
+
+/// Claims `range` (from the start of the file on disk) for a read: live prefetches of the same
+/// file leave it alone from now on. Tells which parts they have started, which are best read
+/// through the page cache.
+pub(crate) fn claim(file: &WeightFile, range: &Range<u64>) -> Vec<Range<u64>> {
+    let Some(live) = lock_briefly() else {
+        return Vec::new();
+    };
+    let queues: Vec<_> = live.iter().filter_map(Weak::upgrade).collect();
+    drop(live);
+    let same = queues.iter().filter(|queue| queue.file.id() == file.id());
+    same.filter(|queue| locked(&queue.state).live)
+        .flat_map(|queue| queue.claim(range))
+        .collect()
+}
+
+/// The lock may have been held by another thread at a fork, and then is never released in the
+/// child: so it is not waited for. Holders have it for microseconds.
+fn lock_briefly() -> Option<std::sync::MutexGuard<'static, Vec<Weak<PrefetchQueue>>>> {
+    for _ in 0..10_000 {
+        match LIVE.try_lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => thread::yield_now(),
+        }
+    }
+    None
+}

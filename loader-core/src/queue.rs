@@ -1,0 +1,352 @@
+//! The queue that readers pull from, and the tasks in it.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::transfer::{Transfer, locked};
+use crate::{Error, Mechanism, Refusal, WeightFile, positional};
+
+/// Reads that the system interrupted or put off are repeated this often before that is an error.
+const MOST_RETRIES: u32 = 1000;
+
+/// Chunks to be read, of any number of files, in order.
+///
+/// Several workers may pull from one queue. What a read leaves over goes back to its front; what a
+/// reader refuses goes to the queue of the buffered reader, where the caller allows it.
+#[derive(Debug)]
+pub struct Queue<'a> {
+    transfer: &'a Transfer,
+    files: &'a [WeightFile],
+    pieces: Mutex<VecDeque<Piece>>,
+    refuge: Option<&'a Queue<'a>>,
+    /// Whether its readers gave up, so that everything goes to the refuge.
+    surrendered: AtomicBool,
+    depth: usize,
+}
+
+/// Part of a file on its way to memory.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    pub(crate) file: usize,
+    pub(crate) offset: u64,
+    pub(crate) start: NonNull<u8>,
+    pub(crate) len: usize,
+    pub(crate) direct: bool,
+    pub(crate) group: Option<Arc<Group>>,
+    pub(crate) retries: u32,
+}
+
+// SAFETY: a piece is the only way to its bytes until it has landed (`Queue::push` demands it), so
+// it may be handed from thread to thread.
+unsafe impl Send for Piece {}
+
+/// Pieces that are announced together once all have landed, and the memory that they land in where
+/// it is ours: the last piece under way keeps it.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) id: usize,
+    pub(crate) pieces: AtomicUsize,
+    #[expect(
+        dead_code,
+        reason = "held so that the memory outlives the reads into it"
+    )]
+    pub(crate) memory: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl<'a> Queue<'a> {
+    pub(crate) fn new(
+        transfer: &'a Transfer,
+        files: &'a [WeightFile],
+        depth: usize,
+        refuge: Option<&'a Queue<'a>>,
+    ) -> Self {
+        Self {
+            transfer,
+            files,
+            pieces: Mutex::default(),
+            refuge,
+            surrendered: AtomicBool::new(false),
+            depth,
+        }
+    }
+
+    /// Appends a piece.
+    ///
+    /// # Safety
+    /// The piece's memory stays valid for writes, and nobody else touches it, until the piece has
+    /// landed or every reader of this queue has returned.
+    pub(crate) unsafe fn push(&self, piece: Piece) {
+        self.transfer.expect_piece();
+        let queue = self
+            .refuge
+            .filter(|_| self.surrendered.load(Ordering::Acquire));
+        locked(&queue.unwrap_or(self).pieces).push_back(piece);
+    }
+
+    /// Wakes readers that wait for a task.
+    pub(crate) fn wake(&self) {
+        self.transfer.wake();
+    }
+
+    /// Takes the next task, waiting for one where none is left but more may come. `None` means
+    /// that no more will come: the reader reaps what it has in flight and returns.
+    ///
+    /// A reader with tasks in flight asks [`try_next`](Self::try_next) instead, since the task
+    /// waited for may be what is left over of one of its own.
+    #[must_use]
+    pub fn next(&self) -> Option<Task<'_>> {
+        loop {
+            if let Some(task) = self.try_next() {
+                return Some(task);
+            }
+            let waiting = locked(&self.transfer.waiting);
+            if self.transfer.is_over() {
+                return None;
+            }
+            if locked(&self.pieces).is_empty() {
+                drop(
+                    self.transfer
+                        .changed
+                        .wait(waiting)
+                        .unwrap_or_else(PoisonError::into_inner),
+                );
+            }
+        }
+    }
+
+    /// Takes the next task if there is one right now.
+    #[must_use]
+    pub fn try_next(&self) -> Option<Task<'_>> {
+        if self.transfer.is_stopped() {
+            return None;
+        }
+        let piece = locked(&self.pieces).pop_front()?;
+        Some(Task {
+            queue: self,
+            piece: Some(piece),
+        })
+    }
+
+    /// The files that tasks read from.
+    #[must_use]
+    pub fn files(&self) -> &[WeightFile] {
+        self.files
+    }
+
+    /// How many reads one worker may have in flight at once.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        locked(&self.pieces).is_empty()
+    }
+
+    /// Moves everything that waits here to the refuge; `false` where there is none.
+    pub(crate) fn surrender(&self, refusal: &Refusal) -> bool {
+        let Some(refuge) = self.refuge else {
+            return false;
+        };
+        self.surrendered.store(true, Ordering::Release);
+        let pieces = std::mem::take(&mut *locked(&self.pieces));
+        locked(&refuge.pieces).extend(pieces);
+        self.transfer.refused(refusal.clone());
+        self.transfer.wake();
+        true
+    }
+
+    fn put_back(&self, piece: Piece) {
+        locked(&self.pieces).push_front(piece);
+        self.transfer.wake();
+    }
+}
+
+/// A chunk, or what is left of one, to be read by whoever holds this.
+///
+/// Its outcome is told by consuming it; one that is dropped fails the whole operation.
+#[derive(Debug)]
+pub struct Task<'q> {
+    queue: &'q Queue<'q>,
+    piece: Option<Piece>,
+}
+
+impl<'q> Task<'q> {
+    /// The file to read from.
+    #[must_use]
+    pub fn file(&self) -> &'q WeightFile {
+        &self.queue.files[self.file_index()]
+    }
+
+    /// Which of [`Queue::files`] to read from.
+    #[must_use]
+    pub fn file_index(&self) -> usize {
+        self.piece().file
+    }
+
+    /// Where to read, in bytes from the start of the file on disk.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.piece().offset
+    }
+
+    /// How many bytes to read; never zero.
+    #[expect(clippy::len_without_is_empty, reason = "never empty")]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.piece().len
+    }
+
+    /// Where the bytes go: valid for writes of [`len`](Self::len) bytes until the outcome is told.
+    /// It may be write-combined memory, so write it once, front to back, and never read it.
+    #[must_use]
+    pub fn destination(&self) -> NonNull<u8> {
+        self.piece().start
+    }
+
+    /// Whether the system may move bytes into the destination by direct I/O.
+    #[must_use]
+    pub fn allows_direct(&self) -> bool {
+        self.piece().direct
+    }
+
+    /// Performs one positional read of at most `at_most` bytes through the page cache, as
+    /// `mechanism`, and tells the outcome.
+    pub fn read(mut self, mechanism: Mechanism, at_most: usize) {
+        let offset = self.offset();
+        let len = self.len().min(at_most);
+        let start = self.destination().as_ptr().cast::<MaybeUninit<u8>>();
+        // SAFETY: the piece is the only way to its destination, which is valid for writes of its
+        // length.
+        let buffer = unsafe { std::slice::from_raw_parts_mut(start, len) };
+        match positional::read_at(self.file().file(), buffer, offset) {
+            Ok(filled) => self.advance(mechanism, filled),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Lets `fill` write the bytes into the zeroed destination and tell how many it wrote, and
+    /// tells the outcome as `mechanism`: for sources other than the file itself.
+    pub fn fill(mut self, mechanism: Mechanism, fill: impl FnOnce(&mut [u8]) -> io::Result<usize>) {
+        let len = self.len();
+        let start = self.destination().as_ptr();
+        // SAFETY: the piece is the only way to its destination, which is valid for writes of its
+        // length.
+        unsafe { start.write_bytes(0, len) };
+        // SAFETY: as above, and the bytes were initialised just now.
+        let buffer = unsafe { std::slice::from_raw_parts_mut(start, len) };
+        match fill(buffer) {
+            Ok(filled) if filled <= len => self.advance(mechanism, filled),
+            Ok(filled) => self.fail(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("the reader claims {filled} bytes of {len}"),
+            )),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Tells that `mechanism` put `filled` bytes in place at the front of the destination. Fewer
+    /// than asked for are a short read, whose rest is queued again; none at all is the end of the
+    /// file.
+    ///
+    /// # Safety
+    /// The first `filled` bytes of the destination are initialised with the file's bytes at
+    /// [`offset`](Self::offset), `filled` is at most [`len`](Self::len), and nothing writes to
+    /// the destination any more on behalf of this task.
+    pub unsafe fn complete(mut self, mechanism: Mechanism, filled: usize) {
+        self.advance(mechanism, filled);
+    }
+
+    /// Tells that reading failed. Nothing writes to the destination any more. Interrupted reads
+    /// are queued again; everything else fails the operation.
+    pub fn fail(mut self, error: io::Error) {
+        let Some(mut piece) = self.piece.take() else {
+            return;
+        };
+        let again = matches!(
+            error.kind(),
+            io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+        );
+        if again && piece.retries < MOST_RETRIES {
+            piece.retries += 1;
+            return self.queue.put_back(piece);
+        }
+        let file = &self.queue.files[piece.file];
+        self.queue
+            .transfer
+            .fail(file.read_failed(piece.offset, piece.len as u64, error));
+    }
+
+    /// Tells that `mechanism` cannot read this, though another may: the file's system refused the
+    /// alignment, or the memory. The chunk goes to the buffered reader where the caller left the
+    /// choice to us, and fails the operation where the mechanism was forced.
+    pub fn refuse(mut self, mechanism: Mechanism, error: io::Error) {
+        let Some(piece) = self.piece.take() else {
+            return;
+        };
+        let queue = self.queue;
+        match queue.refuge {
+            Some(refuge) => {
+                let path = queue.files[piece.file].path().display();
+                let reason = format!("{path}: reads are refused: {error}");
+                locked(&refuge.pieces).push_back(piece);
+                queue.transfer.refused(Refusal::new(mechanism, reason));
+                queue.transfer.wake();
+            }
+            None => {
+                let file = &queue.files[piece.file];
+                queue
+                    .transfer
+                    .fail(file.read_failed(piece.offset, piece.len as u64, error));
+            }
+        }
+    }
+
+    fn advance(&mut self, mechanism: Mechanism, filled: usize) {
+        let Some(mut piece) = self.piece.take() else {
+            return;
+        };
+        let transfer = self.queue.transfer;
+        if filled == 0 {
+            let file = &self.queue.files[piece.file];
+            return transfer.fail(file.unexpected_eof(piece.offset, piece.len as u64));
+        }
+        let filled = filled.min(piece.len);
+        transfer.bytes_landed(filled as u64);
+        if filled < piece.len {
+            piece.offset += filled as u64;
+            piece.len -= filled;
+            piece.retries = 0;
+            // SAFETY: `filled` is less than the length, so the result stays within the memory.
+            piece.start = unsafe { piece.start.add(filled) };
+            return self.queue.put_back(piece);
+        }
+        if let Some(group) = piece.group.take() {
+            if group.pieces.fetch_sub(1, Ordering::AcqRel) == 1 {
+                transfer.group_landed(group.id);
+            }
+        }
+        transfer.piece_landed(mechanism);
+    }
+
+    fn piece(&self) -> &Piece {
+        // Only methods that consume the task take its piece.
+        self.piece
+            .as_ref()
+            .expect("a task holds its piece until its outcome is told")
+    }
+}
+
+impl Drop for Task<'_> {
+    fn drop(&mut self) {
+        if self.piece.is_some() {
+            let mechanism = Mechanism::new("reader");
+            self.queue.transfer.fail(Error::Abandoned { mechanism });
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What happened during an operation.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use crate::{Mechanism, Strategy};
+
+/// Why a mechanism does not serve a file or a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// What does not serve.
+    pub mechanism: Mechanism,
+    /// Why, as a clause: "io_uring is forbidden by seccomp (EPERM)".
+    pub reason: String,
+}
+
+impl Refusal {
+    /// A refusal of `mechanism` for `reason`.
+    pub fn new(mechanism: Mechanism, reason: impl Into<String>) -> Self {
+        Self {
+            mechanism,
+            reason: reason.into(),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.mechanism, self.reason)
+    }
+}
+
+/// What the process has used, as far as the system tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Page faults served without I/O since the process began.
+    pub minor_faults: Option<u64>,
+    /// Page faults that waited for I/O since the process began.
+    pub major_faults: Option<u64>,
+    /// The most memory the process has had resident, in bytes.
+    pub peak_memory: Option<u64>,
+}
+
+impl Usage {
+    /// Usage of a process.
+    #[must_use]
+    pub fn new(
+        minor_faults: Option<u64>,
+        major_faults: Option<u64>,
+        peak_memory: Option<u64>,
+    ) -> Self {
+        Self {
+            minor_faults,
+            major_faults,
+            peak_memory,
+        }
+    }
+}
+
+/// What happened during an operation.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Bytes asked for that are now in place.
+    pub bytes: u64,
+    /// From the start of the operation to the last byte in place.
+    pub elapsed: Duration,
+    /// The strategy asked for.
+    pub strategy: Strategy,
+    /// How many chunks each mechanism brought.
+    pub chunks: BTreeMap<Mechanism, u64>,
+    /// What was passed over on the way, and why, each reason once.
+    pub fallbacks: Vec<Refusal>,
+    /// Bytes that were in the page cache when the operation began, where that was asked and told.
+    pub resident_bytes: Option<u64>,
+    /// Page faults of the process without I/O meanwhile, where the system tells.
+    pub minor_faults: Option<u64>,
+    /// Page faults of the process with I/O meanwhile, where the system tells.
+    pub major_faults: Option<u64>,
+    /// The most memory the process has had resident so far, in bytes, where the system tells.
+    pub peak_memory: Option<u64>,
+}

@@ -1,0 +1,190 @@
+//! What all queues, readers and the copier share during one operation.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crossbeam::channel::Sender;
+
+use crate::{CancelToken, Error, Mechanism, Refusal};
+
+/// What the coordinating thread wants to be woken for.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Bytes have landed; only sent where somebody wants progress.
+    Progress,
+    /// A group of pieces has landed in full.
+    Group(usize),
+    /// A feeder has room for more.
+    Room,
+    /// A reader passed a piece on to the buffered queue.
+    Refused,
+    /// Everything has landed, or the transfer was stopped.
+    Finished,
+}
+
+/// The state of one operation.
+#[derive(Debug)]
+pub(crate) struct Transfer {
+    cancel: Option<CancelToken>,
+    stopped: AtomicBool,
+    failure: Mutex<Option<Error>>,
+    /// Bytes in place.
+    landed: AtomicU64,
+    /// Progress is told when this many bytes more have landed.
+    progress_step: u64,
+    /// Pieces pushed and not yet landed, and one more while pieces may still be pushed.
+    outstanding: AtomicUsize,
+    tally: Mutex<Tally>,
+    events: Sender<Event>,
+    /// What readers waiting for work wait on, in whichever queue.
+    pub(crate) waiting: Mutex<()>,
+    pub(crate) changed: Condvar,
+}
+
+/// What a report will say.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) chunks: BTreeMap<Mechanism, u64>,
+    pub(crate) fallbacks: Vec<Refusal>,
+}
+
+impl Tally {
+    /// Notes why a mechanism was passed over, each reason once.
+    pub(crate) fn fell_back(&mut self, refusal: Refusal) {
+        if !self.fallbacks.contains(&refusal) {
+            tracing::debug!(%refusal, "falling back");
+            self.fallbacks.push(refusal);
+        }
+    }
+}
+
+impl Transfer {
+    /// `progress_step` of zero asks for no progress events.
+    pub(crate) fn new(
+        cancel: Option<CancelToken>,
+        progress_step: u64,
+        events: Sender<Event>,
+        tally: Tally,
+    ) -> Self {
+        Self {
+            cancel,
+            stopped: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            landed: AtomicU64::new(0),
+            progress_step,
+            outstanding: AtomicUsize::new(1),
+            tally: Mutex::new(tally),
+            events,
+            waiting: Mutex::new(()),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Whether readers shall take no more work.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+            || self.cancel.as_ref().is_some_and(CancelToken::is_cancelled)
+    }
+
+    /// Whether no more work will ever come.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_stopped() || self.outstanding.load(Ordering::Acquire) == 0
+    }
+
+    /// Makes readers take no more work.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.finish();
+    }
+
+    /// Stops for `error`; the first error is the one that is told.
+    pub(crate) fn fail(&self, error: Error) {
+        locked(&self.failure).get_or_insert(error);
+        self.stop();
+    }
+
+    /// Counts a piece that is to land.
+    pub(crate) fn expect_piece(&self) {
+        self.outstanding.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Says that no more pieces will be pushed.
+    pub(crate) fn close(&self) {
+        self.piece_over();
+    }
+
+    /// Counts bytes in place.
+    pub(crate) fn bytes_landed(&self, bytes: u64) {
+        let before = self.landed.fetch_add(bytes, Ordering::AcqRel);
+        if self.progress_step > 0
+            && before / self.progress_step != (before + bytes) / self.progress_step
+        {
+            self.send(Event::Progress);
+        }
+    }
+
+    /// Counts a piece in place in full.
+    pub(crate) fn piece_landed(&self, mechanism: Mechanism) {
+        *locked(&self.tally).chunks.entry(mechanism).or_default() += 1;
+        self.piece_over();
+    }
+
+    pub(crate) fn group_landed(&self, group: usize) {
+        self.send(Event::Group(group));
+    }
+
+    pub(crate) fn refused(&self, refusal: Refusal) {
+        locked(&self.tally).fell_back(refusal);
+        self.send(Event::Refused);
+    }
+
+    /// Bytes in place.
+    pub(crate) fn landed(&self) -> u64 {
+        self.landed.load(Ordering::Acquire)
+    }
+
+    /// Takes the outcome: the error that stopped it, cancellation, or what the report will say.
+    pub(crate) fn outcome(self) -> Result<Tally, Error> {
+        if let Some(error) = into_inner(self.failure) {
+            return Err(error);
+        }
+        let complete = self.outstanding.into_inner() == 0;
+        if complete {
+            Ok(into_inner(self.tally))
+        } else {
+            Err(Error::Cancelled)
+        }
+    }
+
+    /// Wakes readers that wait for work.
+    pub(crate) fn wake(&self) {
+        drop(locked(&self.waiting));
+        self.changed.notify_all();
+    }
+
+    fn piece_over(&self) {
+        if self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.finish();
+        }
+    }
+
+    fn finish(&self) {
+        self.wake();
+        self.send(Event::Finished);
+    }
+
+    fn send(&self, event: Event) {
+        // The receiver outlives the workers; if it is gone, nobody wants to know.
+        let _ = self.events.send(event);
+    }
+}
+
+/// Locks `mutex` also where a panic has poisoned it: every update here is a single step.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn into_inner<T>(mutex: Mutex<T>) -> T {
+    mutex.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
