@@ -1,1 +1,66 @@
-//! Placeholder.
+//! Moves machine-learning weights from a file into the memory that will use them, as fast as the
+//! device under the file can give them, with one default that needs no tuning.
+//!
+//! ```
+//! # fn main() -> weightloader::Result<()> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let path = dir.path().join("weights.bin");
+//! # std::fs::write(&path, [7; 1000]).unwrap();
+//! # fn initialise_everything_else() {}
+//! use weightloader::WeightFile;
+//!
+//! // An early hint, other work, the copy later.
+//! let file = WeightFile::open(&path)?;
+//! let ahead = weightloader::prefetch(&file, ..)?; // returns at once, whatever the size
+//! initialise_everything_else();
+//! let mut destination = vec![0; 1000];
+//! weightloader::read_into(&file, .., &mut destination)?; // chunked and parallel
+//! # drop(ahead);
+//!
+//! // A whole checkpoint: safetensors, GGUF or raw bytes, a file or a folder of shards.
+//! let model = weightloader::load(&path)?;
+//! for tensor in model.tensors() {
+//!     println!("{} {} {:?} {} bytes", tensor.name(), tensor.dtype(), tensor.shape(), tensor.bytes().len());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Features
+//!
+//! | feature | default | what it brings |
+//! |---|---|---|
+//! | `io-uring` | yes | direct reads with a deep queue and readahead through io_uring, on Linux |
+//! | `safetensors` | yes | safetensors files and folders with `model.safetensors.index.json` |
+//! | `gguf` | yes | GGUF files, versions 2 and 3, split files included |
+//!
+//! # Known limits
+//!
+//! - On Windows and macOS reads go through the page cache for now.
+//! - Linux tells what is cached only to those who own the file or may write it; for others it is
+//!   sampled.
+//! - A file must not change while it is read. Where it does, the bytes read are a mix of old and
+//!   new; where it becomes shorter, that is an error. Nothing raises SIGBUS unless a mapping is
+//!   asked for, which is `unsafe`.
+
+mod environment;
+mod loader;
+mod mapping;
+mod model;
+mod platform;
+
+pub use loader::{Loader, LoaderBuilder, load, prefetch, read_into};
+pub use loader_core::{
+    CachePolicy, CancelToken, Destination, Error, Fact, HostBuffer, LoadOptions, Mechanism,
+    Operation, Placement, Prefetch, PrefetchOutcome, Progress, Refusal, Report, ResidencyMap,
+    ResidencyRun, Result, Strategy, Usage, WeightFile,
+};
+pub use loader_formats::{Checkpoint, Dtype, Format, OpenOptions, TensorInfo};
+pub use mapping::{Mapping, map};
+pub use model::{Model, Tensor};
+pub use platform::platform;
+
+/// The traits and types that readers, prefetchers and uploaders are written with.
+pub mod core {
+    pub use loader_core::*;
+}

@@ -1,0 +1,346 @@
+//! The face: options and the platform, and what can be done with them.
+
+use std::ops::{Range, RangeBounds};
+use std::path::Path;
+
+use loader_core::{
+    CachePolicy, Copier, Destination, Error, Extent, HostBuffer, Job, Layout, LoadOptions,
+    Operation, Placement, Platform, Prefetch, Report, ResidencyMap, Result, Strategy, WeightFile,
+};
+use loader_formats::Checkpoint;
+
+use crate::{Model, environment};
+
+/// Loads a checkpoint with the default options: a file of safetensors, GGUF or raw bytes, or a
+/// folder of shards.
+///
+/// # Errors
+/// As [`Loader::open`] and [`Loader::load`].
+pub fn load(path: impl AsRef<Path>) -> Result<Model> {
+    let loader = Loader::new()?;
+    loader.load(&loader.open(path)?, Operation::new())
+}
+
+/// Reads `range` of `file` into memory with the default options.
+///
+/// # Errors
+/// As [`Loader::read_into`].
+pub fn read_into<'d>(
+    file: &WeightFile,
+    range: impl RangeBounds<u64>,
+    destination: impl Into<Destination<'d>>,
+) -> Result<Report> {
+    Loader::new()?.read_into(file, range, destination, Operation::new())
+}
+
+/// Brings `range` of `file` into the page cache in the background. Returns at once, whatever the
+/// size.
+///
+/// # Errors
+/// As [`Loader::prefetch`].
+pub fn prefetch(file: &WeightFile, range: impl RangeBounds<u64>) -> Result<Prefetch> {
+    Loader::new()?.prefetch(file, range)
+}
+
+/// Loads weights as its options say. Making one is cheap.
+///
+/// ```
+/// # fn main() -> weightloader::Result<()> {
+/// use weightloader::{CachePolicy, Loader};
+/// let loader = Loader::builder().cache(CachePolicy::Keep).memory_limit(1 << 30).build()?;
+/// # drop(loader);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Loader {
+    platform: Platform,
+    options: LoadOptions,
+}
+
+/// Options of a [`Loader`]; nothing is required.
+///
+/// The environment may overrule what is chosen here, so that an operator can change a runtime that
+/// embeds the loader: `WEIGHTLOADER_STRATEGY`, `WEIGHTLOADER_CACHE`, `WEIGHTLOADER_THREADS`,
+/// `WEIGHTLOADER_QUEUE_DEPTH`, `WEIGHTLOADER_CHUNK` and `WEIGHTLOADER_MEMORY_LIMIT` (bytes).
+#[derive(Clone, Debug, Default)]
+#[must_use = "a builder does nothing until build() is called"]
+pub struct LoaderBuilder {
+    platform: Option<Platform>,
+    options: LoadOptions,
+}
+
+impl LoaderBuilder {
+    /// How bytes are read; by default each where it is fastest.
+    pub fn strategy(mut self, strategy: Strategy) -> Self {
+        self.options.strategy = strategy;
+        self
+    }
+
+    /// What becomes of the page cache; by default whatever is fastest now.
+    pub fn cache(mut self, cache: CachePolicy) -> Self {
+        self.options.cache = cache;
+        self
+    }
+
+    /// Threads that copy from the page cache, 1 to 1024; by default as many as suit the machine.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.options.threads = Some(threads);
+        self
+    }
+
+    /// Direct reads in flight, 1 to 4096; by default [`LoadOptions::DEFAULT_QUEUE_DEPTH`].
+    pub fn queue_depth(mut self, reads: usize) -> Self {
+        self.options.queue_depth = Some(reads);
+        self
+    }
+
+    /// Bytes of one read at most, 4096 to 2^30; by default [`LoadOptions::DEFAULT_CHUNK_BYTES`].
+    pub fn chunk_bytes(mut self, bytes: u64) -> Self {
+        self.options.chunk_bytes = Some(bytes);
+        self
+    }
+
+    /// Bytes of memory used beyond the destination at most.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.options.memory_limit = Some(bytes);
+        self
+    }
+
+    /// How tensors lie in the buffers that [`Loader::load`] gives; by default as in their file.
+    pub fn placement(mut self, placement: Placement) -> Self {
+        self.options.placement = placement;
+        self
+    }
+
+    /// Other mechanisms than those of this system: readers of your own, or the portable ones.
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = Some(platform);
+        self
+    }
+
+    /// The loader.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] naming the option or environment variable that makes no sense.
+    pub fn build(self) -> Result<Loader> {
+        let mut options = self.options;
+        environment::override_options(&mut options)?;
+        options.check()?;
+        let platform = self.platform.unwrap_or_else(|| crate::platform().clone());
+        Ok(Loader { platform, options })
+    }
+}
+
+impl Loader {
+    /// A loader with the default options.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] where an environment variable makes no sense.
+    pub fn new() -> Result<Self> {
+        Self::builder().build()
+    }
+
+    /// A loader with options.
+    pub fn builder() -> LoaderBuilder {
+        LoaderBuilder::default()
+    }
+
+    /// The options in force, environment included.
+    #[must_use]
+    pub fn options(&self) -> &LoadOptions {
+        &self.options
+    }
+
+    /// The mechanisms in use.
+    #[must_use]
+    pub fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
+    /// Reads the headers of a checkpoint: a file of safetensors, GGUF or raw bytes, or a folder of
+    /// shards.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Checkpoint> {
+        Checkpoint::open(path)
+    }
+
+    /// Loads the tensors of `checkpoint` into host memory, one buffer a file.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] before anything is read where the model cannot fit; otherwise the
+    /// first error of any read, with its file and offset; [`Error::Cancelled`].
+    pub fn load(&self, checkpoint: &Checkpoint, operation: Operation<'_>) -> Result<Model> {
+        let copier = Copier::new(&self.platform, &self.options);
+        let layouts = self.layouts(checkpoint)?;
+        self.check_memory(layouts.iter().map(|layout| layout.len() as u64).sum())?;
+        let mut buffers = Vec::with_capacity(layouts.len());
+        for layout in &layouts {
+            buffers.push(HostBuffer::zeroed(&*self.platform.memory, layout.len())?);
+        }
+        let mut jobs = Vec::with_capacity(layouts.len());
+        for ((file, layout), buffer) in checkpoint.files().iter().zip(&layouts).zip(&mut buffers) {
+            let plan = copier.plan(layout.extents(), layout.len())?;
+            jobs.push(Job {
+                file: file.clone(),
+                plan,
+                destination: buffer.destination(),
+            });
+        }
+        let report = copier.run(jobs, operation)?;
+        Ok(Model {
+            checkpoint: checkpoint.clone(),
+            buffers,
+            layouts,
+            report,
+        })
+    }
+
+    /// Reads `range` of `file` into `destination`, which must hold exactly as many bytes. Nothing
+    /// writes to it any more when this returns, errs or unwinds.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`], [`Error::Destination`]; the first error of any read, with its
+    /// offset; [`Error::Cancelled`]. After an error the destination holds part of the bytes.
+    pub fn read_into<'d>(
+        &self,
+        file: &WeightFile,
+        range: impl RangeBounds<u64>,
+        destination: impl Into<Destination<'d>>,
+        operation: Operation<'_>,
+    ) -> Result<Report> {
+        let range = file.range(range)?;
+        let destination = destination.into();
+        let expected = range.end - range.start;
+        if expected != destination.len() as u64 {
+            let actual = destination.len() as u64;
+            return Err(Error::Destination { expected, actual });
+        }
+        let extent = Extent {
+            offset: range.start,
+            len: expected,
+            destination: 0,
+        };
+        self.read_extents(file, &[extent], destination, operation)
+    }
+
+    /// Reads many ranges of `file`, each to a place of its own in `destination`. The extents'
+    /// offsets count from the start of `file`.
+    ///
+    /// # Errors
+    /// As [`read_into`](Self::read_into), and [`Error::OverlappingDestinations`].
+    pub fn read_ranges_into<'d>(
+        &self,
+        file: &WeightFile,
+        extents: &[Extent],
+        destination: impl Into<Destination<'d>>,
+        operation: Operation<'_>,
+    ) -> Result<Report> {
+        let mut absolute = Vec::with_capacity(extents.len());
+        for extent in extents {
+            let end = extent.offset.saturating_add(extent.len);
+            let range = file.range(extent.offset..end)?;
+            absolute.push(Extent {
+                offset: range.start,
+                ..*extent
+            });
+        }
+        self.read_extents(file, &absolute, destination.into(), operation)
+    }
+
+    fn read_extents(
+        &self,
+        file: &WeightFile,
+        extents: &[Extent],
+        destination: Destination<'_>,
+        operation: Operation<'_>,
+    ) -> Result<Report> {
+        let copier = Copier::new(&self.platform, &self.options);
+        let plan = copier.plan(extents, destination.len())?;
+        copier.run(
+            vec![Job {
+                file: file.clone(),
+                plan,
+                destination,
+            }],
+            operation,
+        )
+    }
+
+    /// Brings `range` of `file` into the page cache in the background. Returns at once, whatever
+    /// the size. A later read of the same bytes claims what has not begun by then.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`]. That a hint fails is no error: the outcome tells.
+    pub fn prefetch(&self, file: &WeightFile, range: impl RangeBounds<u64>) -> Result<Prefetch> {
+        let range = file.range(range)?;
+        let Platform {
+            prefetchers,
+            system,
+            ..
+        } = &self.platform;
+        Ok(loader_core::prefetch(
+            prefetchers,
+            system,
+            file,
+            vec![range],
+        ))
+    }
+
+    /// How much of `range` the page cache holds; `granularity` is how finely, in bytes, to tell.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`].
+    pub fn residency(
+        &self,
+        file: &WeightFile,
+        range: impl RangeBounds<u64>,
+        granularity: u64,
+    ) -> Result<ResidencyMap> {
+        Ok(self
+            .platform
+            .system
+            .residency(file, file.range(range)?, granularity))
+    }
+
+    /// Drops `range` of `file` from the page cache, as far as it is clean and nobody maps it.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`]; [`Error::Unsupported`] where the system has no such call.
+    pub fn evict(&self, file: &WeightFile, range: impl RangeBounds<u64>) -> Result<()> {
+        self.platform.system.evict(file, file.range(range)?)
+    }
+
+    /// Where the tensors of each file lie in its buffer.
+    fn layouts(&self, checkpoint: &Checkpoint) -> Result<Vec<Layout>> {
+        let files = checkpoint.files();
+        let mut wanted: Vec<Vec<Range<u64>>> = vec![Vec::new(); files.len()];
+        for tensor in checkpoint.tensors() {
+            let base = files[tensor.file()].base();
+            let range = tensor.range();
+            wanted[tensor.file()].push(base + range.start..base + range.end);
+        }
+        let layout = |(file, ranges): (&WeightFile, &mut Vec<Range<u64>>)| {
+            ranges.sort_unstable_by_key(|range| range.start);
+            let within = file.base()..file.base() + file.len();
+            Layout::new(ranges, within, self.options.placement)
+        };
+        files.iter().zip(&mut wanted).map(layout).collect()
+    }
+
+    fn check_memory(&self, needed: u64) -> Result<()> {
+        match self.platform.system.available_memory() {
+            Some(available) if available < needed => {
+                let limit = "free memory and the limits set on this process";
+                Err(Error::OutOfMemory {
+                    needed,
+                    available,
+                    limit,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}
