@@ -110,12 +110,12 @@ impl Checkpoint {
         let shape = Box::new([file.len()]);
         let tensor = TensorInfo::new(name.into(), Dtype::U8, shape, 0..file.len());
         Self::from(Index {
-                format: Format::Raw,
-                files: vec![file],
-                tensors: vec![tensor],
-                by_name: vec![0],
-                metadata: BTreeMap::new(),
-                whole: true,
+            format: Format::Raw,
+            files: vec![file],
+            tensors: vec![tensor],
+            by_name: vec![0],
+            metadata: BTreeMap::new(),
+            whole: true,
         })
     }
 
@@ -136,16 +136,16 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::NoSuchTensor`].
     pub fn tensor(&self, name: &str) -> Result<&TensorInfo> {
-        let tensor = |place: u32| &self.index.tensors[place as usize];
-        match self
-            .index
-            .by_name
-            .binary_search_by(|&place| tensor(place).name().cmp(name))
-        {
-            Ok(found) => Ok(tensor(self.index.by_name[found])),
-            Err(_) => Err(Error::NoSuchTensor {
+        let Index {
+            tensors, by_name, ..
+        } = &*self.index;
+        let named = |place: u32| &tensors[place as usize];
+        by_name
+            .binary_search_by(|&place| named(place).name().cmp(name))
+            .map(|found| named(by_name[found]))
+            .map_err(|_| Error::NoSuchTensor {
                 name: name.to_owned(),
-        })
+            })
     }
 
     /// What the checkpoint is written in.
@@ -189,12 +189,12 @@ impl Checkpoint {
             .filter_map(|&place| places[place as usize])
             .collect();
         Self::from(Index {
-                format: old.format,
-                files: old.files.clone(),
-                whole: old.whole && tensors.len() == old.tensors.len(),
-                tensors,
-                by_name,
-                metadata: old.metadata.clone(),
+            format: old.format,
+            files: old.files.clone(),
+            whole: old.whole && tensors.len() == old.tensors.len(),
+            tensors,
+            by_name,
+            metadata: old.metadata.clone(),
         })
     }
 
