@@ -17,6 +17,7 @@ mod layout;
 mod mechanism;
 mod operation;
 mod options;
+mod pages;
 mod plan;
 mod platform;
 mod positional;
