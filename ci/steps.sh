@@ -23,7 +23,8 @@ step() {
 # The tests that could not run on this machine and why, and how many ran.
 summary() {
     local skipped
-    skipped=$(grep -o 'skipped: .*' "$log" | sort | uniq -c || true)
+    # Not the lines of a summary within this one.
+    skipped=$(grep -v '^ *[0-9]* skipped: ' "$log" | grep -o 'skipped: .*' | sort | uniq -c || true)
     [ -z "$skipped" ] || printf '::: could not be tested here\n%s\n' "$skipped"
     awk '
         match($0, /test result: .*; finished in/) {

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Runs the tests under ThreadSanitizer, which reports data races:
+#   ci/thread-sanitizer.sh [PACKAGE...]
+#
+# The standard library must be built with it, so this takes Debian's Rust, which has the sources;
+# the sanitizer's runtime it takes from the ordinary toolchain.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+[ $# -gt 0 ] || set -- loader-core loader-linux weightloader
+
+host=$(rustc -vV | sed -n 's/^host: //p')
+runtime=$(find "$(rustc --print sysroot)/lib/rustlib/$host/lib" -name 'librustc-*_rt.tsan.a')
+[ -n "$runtime" ] || fail "the toolchain on the path brings no runtime of ThreadSanitizer"
+
+source ci/cross-toolchain.sh
+
+export CARGO_TARGET_DIR=$cache/thread-sanitizer
+export RUSTFLAGS="-Zsanitizer=thread -Zexternal-clangrt \
+    -Clink-arg=-Wl,--whole-archive,$runtime,--no-whole-archive,-lm,-lpthread,-lc"
+
+packages=()
+for package in "$@"; do packages+=(--package "$package"); done
+$cross_cargo test --locked --all-features "${packages[@]}" --lib --tests \
+    "${build_std[@]}" --target "$host"
