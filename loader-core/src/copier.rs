@@ -277,6 +277,7 @@ impl<'c> Run<'c> {
         let chunk_bytes = usize::try_from(options.chunk_bytes()).unwrap_or(usize::MAX);
         let in_flight = lease_in_flight(options, chunk_bytes);
         let depth = (in_flight.amount() / chunk_bytes).max(1);
+        let direct_workers = direct_workers(platform, depth.min(chunk_count(total, chunk_bytes)));
         let step = if operation.wants_progress() {
             (total / 256).max(64 << 10)
         } else {
@@ -287,7 +288,8 @@ impl<'c> Run<'c> {
         let (landed, resident_bytes) = {
             let buffered = crate::Queue::new(&transfer, &files, depth, None);
             let refuge = (options.strategy == Strategy::Auto).then_some(&buffered);
-            let direct = crate::Queue::new(&transfer, &files, depth, refuge);
+            let depth_each = depth.div_ceil(direct_workers);
+            let direct = crate::Queue::new(&transfer, &files, depth_each, refuge);
             let queues = Queues {
                 routes: &routes,
                 direct: &direct,
@@ -297,7 +299,7 @@ impl<'c> Run<'c> {
             if feeder.is_none() {
                 transfer.close();
             }
-            let inline = feeder.is_none() && total <= TINY && direct.is_empty();
+            let inline = feeder.is_none() && total <= TINY && direct.waiting() == 0;
             if inline {
                 let _ = platform.buffered.run(&buffered);
             } else {
@@ -307,6 +309,7 @@ impl<'c> Run<'c> {
                     options,
                     transfer: &transfer,
                     queues: &queues,
+                    direct_workers,
                     may_wait,
                 };
                 thread::scope(|scope| {
@@ -355,6 +358,21 @@ fn forget(platform: &Platform, files: &[WeightFile], routes: &[Route]) {
     }
 }
 
+fn chunk_count(total: u64, chunk_bytes: usize) -> usize {
+    usize::try_from(total.div_ceil(chunk_bytes as u64))
+        .unwrap_or(usize::MAX)
+        .max(1)
+}
+
+/// How many workers read past the page cache, each with part of the queue depth.
+fn direct_workers(platform: &Platform, depth: usize) -> usize {
+    platform
+        .direct
+        .as_ref()
+        .map_or(1, |reader| reader.workers())
+        .clamp(1, depth)
+}
+
 fn lease_in_flight(options: &LoadOptions, chunk_bytes: usize) -> Lease {
     let limit = options.memory_limit.map_or(usize::MAX, |limit| {
         usize::try_from(limit).unwrap_or(usize::MAX)
@@ -370,6 +388,7 @@ struct Crew<'a> {
     options: &'a LoadOptions,
     transfer: &'a Transfer,
     queues: &'a Queues<'a>,
+    direct_workers: usize,
     may_wait: bool,
 }
 
@@ -466,13 +485,13 @@ const WAITING_WORKERS: usize = 8;
 
 impl Hired {
     fn hire<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, crew: Crew<'scope>) {
-        if !self.direct && !crew.queues.direct.is_empty() {
+        if !self.direct && crew.queues.direct.waiting() > 0 {
             self.direct = true;
             start(scope, crew.transfer, "weightloader-direct", move || {
                 crew.read_direct()
             });
         }
-        if self.buffered.is_none() && !crew.queues.buffered.is_empty() {
+        if self.buffered.is_none() && crew.queues.buffered.waiting() > 0 {
             let suiting = if crew.may_wait {
                 budget::processors().max(WAITING_WORKERS)
             } else {

@@ -113,7 +113,9 @@ impl HostBuffer {
         }
     }
 
-    pub(crate) fn start(&self) -> NonNull<u8> {
+    /// Its first byte, for memory that the system writes into; dangling where it has no bytes.
+    #[must_use]
+    pub fn start(&self) -> NonNull<u8> {
         self.region
             .as_ref()
             .map_or(NonNull::dangling(), |region| region.start())

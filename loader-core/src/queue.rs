@@ -144,8 +144,9 @@ impl<'a> Queue<'a> {
         self.depth
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        locked(&self.pieces).is_empty()
+    /// How many tasks wait to be taken.
+    pub(crate) fn waiting(&self) -> usize {
+        locked(&self.pieces).len()
     }
 
     /// Moves everything that waits here to the refuge; `false` where there is none.

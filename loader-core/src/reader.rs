@@ -38,7 +38,7 @@ impl Support {
 /// each completion.
 ///
 /// Chunks may come from several files and in any order; how deep to go is the reader's affair
-/// (within [`Queue::depth`]), how many workers run it is the copier's. Bounds, splitting, short
+/// (within [`Queue::depth`]). Bounds, splitting, short
 /// reads, retries and fallbacks are the queue's: a reader does one thing with each task, in any
 /// alignment, and tells the outcome.
 ///
@@ -74,6 +74,12 @@ pub trait Reader: fmt::Debug + Send + Sync {
     /// # Errors
     /// A [`Refusal`] that says why it cannot.
     fn support(&self, file: &WeightFile) -> Result<Support, Refusal>;
+
+    /// How many workers shall run it at once on a machine like this: one for a reader that keeps
+    /// many reads in flight by itself, more for one that waits for each.
+    fn workers(&self) -> usize {
+        1
+    }
 
     /// Serves `queue` until it has no more tasks; runs on a worker of its own, maybe on several at
     /// once. Returns only when nothing that it took is in flight any more, also when it panics.
