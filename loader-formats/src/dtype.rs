@@ -114,8 +114,10 @@ dtypes! {
     Q5_1: 32 in 24, align 4;
     /// 8 bits and a scale.
     Q8_0: 32 in 34, align 2;
-    /// 8 bits, a scale and a sum. Its 36 bytes are those of today's ggml; in 2023 it had 40.
-    Q8_1: 32 in 36, align 4;
+    /// 8 bits, a scale and a sum, of single precision as gguf-py (`GGML_QUANT_SIZES`) has them in
+    /// files. In ggml's memory they have had half precision, and blocks 36 bytes, since 2024;
+    /// ggml's own tools write no files of this type.
+    Q8_1: 32 in 40, align 4;
     /// 2 bits in super-blocks.
     Q2_K: 256 in 84, align 4;
     /// 3 bits in super-blocks.
