@@ -487,9 +487,11 @@ impl Hired {
     fn hire<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, crew: Crew<'scope>) {
         if !self.direct && crew.queues.direct.waiting() > 0 {
             self.direct = true;
-            start(scope, crew.transfer, "weightloader-direct", move || {
-                crew.read_direct()
-            });
+            for _ in 0..crew.direct_workers {
+                start(scope, crew.transfer, "weightloader-direct", move || {
+                    crew.read_direct()
+                });
+            }
         }
         if self.buffered.is_none() && crew.queues.buffered.waiting() > 0 {
             let suiting = if crew.may_wait {

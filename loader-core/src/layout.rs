@@ -72,6 +72,12 @@ impl Layout {
         self.len
     }
 
+    /// Bytes that are to be read, those between wanted ranges that are read along included.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.extents.iter().map(|extent| extent.len).sum()
+    }
+
     /// Whether nothing is to be read.
     #[must_use]
     pub fn is_empty(&self) -> bool {

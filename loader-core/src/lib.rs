@@ -29,7 +29,10 @@ mod reader;
 mod report;
 mod residency;
 mod route;
+mod stream;
 mod transfer;
+mod upload;
+mod uploader;
 
 pub use copier::{Copier, Job};
 pub use destination::Destination;
@@ -49,3 +52,6 @@ pub use queue::{Queue, Task};
 pub use reader::{Reader, Support};
 pub use report::{Refusal, Report, Usage};
 pub use residency::{ResidencyMap, ResidencyRun};
+pub use stream::{Stream, StreamItem, StreamedBytes};
+pub use upload::{fill, upload};
+pub use uploader::{HostUploader, Landing, Slot, StagedPart, TensorPlacement, Uploader};

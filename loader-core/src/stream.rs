@@ -1,0 +1,458 @@
+//! Streaming: pieces of files in order, as they land, in bounded memory of ours.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use crossbeam::channel::{Receiver, Sender, unbounded};
+
+use crate::copier::{Events, FedChunks, Feed, Feeder};
+use crate::transfer::{Event, locked};
+use crate::{
+    CancelToken, Copier, Error, HostBuffer, Layout, LoadOptions, Operation, Platform, Report,
+    Result, WeightFile,
+};
+
+/// One piece of a stream: a tensor's bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "callers build it")]
+pub struct StreamItem {
+    /// Which of the stream's files it is in.
+    pub file: usize,
+    /// Its bytes, from the start of the file on disk.
+    pub range: Range<u64>,
+}
+
+/// Bytes that have landed, in memory that they share with their neighbours and keep alive.
+#[derive(Clone)]
+pub struct StreamedBytes {
+    slot: Arc<Slot>,
+    range: Range<usize>,
+}
+
+/// Small items are read together, up to so many bytes.
+const GROUP_BYTES: u64 = 8 << 20;
+
+/// Bytes read ahead of the consumer, unless a memory limit says less.
+const AHEAD_BYTES: u64 = 128 << 20;
+
+/// Pieces of files in the order asked for, read ahead in the background.
+///
+/// What is read ahead and not yet taken is bounded; what was taken belongs to the taker, and its
+/// memory is used again once dropped. Dropping the stream stops it without waiting; in a forked
+/// child it gives an error.
+pub struct Stream {
+    ready: Receiver<Result<ReadyGroup>>,
+    current: VecDeque<(usize, StreamedBytes)>,
+    shared: Arc<Shared>,
+    process: u32,
+    over: bool,
+}
+
+struct ReadyGroup {
+    /// What this group's bytes count against the read-ahead.
+    bytes: u64,
+    items: Vec<(usize, StreamedBytes)>,
+}
+
+/// What the consumer and the background thread share.
+struct Shared {
+    cancel: CancelToken,
+    /// Bytes read ahead and not yet taken.
+    ahead: AtomicU64,
+    wake: Sender<Event>,
+    report: Mutex<Option<Report>>,
+}
+
+/// Memory that a group lands in; goes back to the pool when the last of its bytes are dropped.
+struct Slot {
+    buffer: Option<HostBuffer>,
+    home: Sender<HostBuffer>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            // The pool may be gone with its stream; then the memory goes back to the system.
+            let _ = self.home.send(buffer);
+        }
+    }
+}
+
+impl Slot {
+    fn bytes(&self) -> &[u8] {
+        self.buffer.as_deref().unwrap_or_default()
+    }
+}
+
+impl Deref for StreamedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.slot.bytes()[self.range.clone()]
+    }
+}
+
+impl fmt::Debug for StreamedBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StreamedBytes({} bytes)", self.range.len())
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ahead = self.shared.ahead.load(Ordering::Acquire);
+        f.debug_struct("Stream")
+            .field("ahead", &ahead)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Stream {
+    /// Starts to read `items` of `files` in the background; gives each with its index in `items`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`] where an item reaches outside its file; [`Error::InvalidOption`].
+    pub fn start(
+        platform: &Platform,
+        options: &LoadOptions,
+        files: Vec<WeightFile>,
+        items: Vec<StreamItem>,
+    ) -> Result<Self> {
+        options.check()?;
+        for item in &items {
+            let Some(file) = files.get(item.file) else {
+                let (value, expected) = (item.file.to_string(), "the index of a file");
+                return Err(Error::InvalidOption {
+                    option: "stream item",
+                    value,
+                    expected,
+                });
+            };
+            if item.range.start > item.range.end || item.range.end > file.disk_len() {
+                return Err(Error::OutOfBounds {
+                    path: file.path().to_path_buf(),
+                    offset: item.range.start,
+                    len: item.range.end.saturating_sub(item.range.start),
+                    file_len: file.disk_len(),
+                });
+            }
+        }
+        let (ready_sender, ready) = unbounded();
+        let events = unbounded();
+        let shared = Arc::new(Shared {
+            cancel: CancelToken::new(),
+            ahead: AtomicU64::new(0),
+            wake: events.0.clone(),
+            report: Mutex::new(None),
+        });
+        let worker = Background {
+            platform: platform.clone(),
+            options: options.clone(),
+            files,
+            items,
+            ready: ready_sender,
+            shared: Arc::clone(&shared),
+        };
+        let spawned = thread::Builder::new()
+            .name("weightloader-stream".to_owned())
+            .spawn(move || worker.run(events));
+        if let Err(error) = spawned {
+            let mechanism = crate::Mechanism::new("worker-thread");
+            return Err(Error::Unsupported {
+                mechanism,
+                reason: error.to_string(),
+            });
+        }
+        let process = std::process::id();
+        Ok(Self {
+            ready,
+            current: VecDeque::new(),
+            shared,
+            process,
+            over: false,
+        })
+    }
+
+    /// What happened, once the stream has given everything.
+    #[must_use]
+    pub fn report(&self) -> Option<Report> {
+        if self.process != std::process::id() {
+            return None;
+        }
+        locked(&self.shared.report).clone()
+    }
+}
+
+impl Iterator for Stream {
+    type Item = Result<(usize, StreamedBytes)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(item) = self.current.pop_front() {
+                return Some(Ok(item));
+            }
+            if self.over {
+                return None;
+            }
+            if self.process != std::process::id() {
+                self.over = true;
+                return Some(Err(Error::Forked));
+            }
+            match self.ready.recv() {
+                Ok(Ok(group)) => {
+                    self.shared.ahead.fetch_sub(group.bytes, Ordering::AcqRel);
+                    let _ = self.shared.wake.send(Event::Room);
+                    self.current = group.items.into();
+                }
+                Ok(Err(error)) => {
+                    self.over = true;
+                    return Some(Err(error));
+                }
+                Err(_) => self.over = true,
+            }
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // Channels may be locked for ever in a forked child, where nobody listens either.
+        if self.process == std::process::id() {
+            self.shared.cancel.cancel();
+            let _ = self.shared.wake.send(Event::Room);
+        } else {
+            // Nor may the receiver's destructor run there.
+            std::mem::forget(std::mem::replace(
+                &mut self.ready,
+                crossbeam::channel::never(),
+            ));
+        }
+    }
+}
+
+/// The thread behind a stream: owns all that reads refer to.
+struct Background {
+    platform: Platform,
+    options: LoadOptions,
+    files: Vec<WeightFile>,
+    items: Vec<StreamItem>,
+    ready: Sender<Result<ReadyGroup>>,
+    shared: Arc<Shared>,
+}
+
+impl Background {
+    fn run(self, events: Events) {
+        let copier = Copier::new(&self.platform, &self.options);
+        let wanted = self.wanted();
+        let limit = self
+            .options
+            .memory_limit
+            .unwrap_or(AHEAD_BYTES)
+            .min(AHEAD_BYTES);
+        let (home, returned) = unbounded();
+        let mut feeder = StreamFeeder {
+            background: &self,
+            copier,
+            next: 0,
+            limit,
+            home,
+            returned,
+            pool: Vec::new(),
+            landing: BTreeMap::new(),
+            landed: BTreeMap::new(),
+            groups: 0,
+            given: 0,
+        };
+        let operation = Operation::new().cancel(&self.shared.cancel);
+        // SAFETY: every group's memory is held by the group itself until its last piece has
+        // landed, and by `landing` until then too; nobody else gets at it before.
+        let outcome = unsafe { copier.feed(&wanted, events, &mut feeder, operation) };
+        match outcome {
+            Ok(report) => *locked(&self.shared.report) = Some(report),
+            Err(error) => {
+                // Nobody may be listening any more.
+                let _ = self.ready.send(Err(error));
+            }
+        }
+    }
+
+    /// Which bytes of each file are wanted, from the first to the last, and how many.
+    fn wanted(&self) -> Vec<(WeightFile, Range<u64>, u64)> {
+        let mut wanted: Vec<_> = self
+            .files
+            .iter()
+            .map(|file| (file.clone(), u64::MAX..0, 0))
+            .collect();
+        for item in self.items.iter().filter(|item| !item.range.is_empty()) {
+            let (_, range, bytes) = &mut wanted[item.file];
+            range.start = range.start.min(item.range.start);
+            range.end = range.end.max(item.range.end);
+            *bytes += item.range.end - item.range.start;
+        }
+        for (_, range, _) in &mut wanted {
+            range.start = range.start.min(range.end);
+        }
+        wanted
+    }
+}
+
+/// Feeds the copier with groups of items as the consumer makes room.
+struct StreamFeeder<'b> {
+    background: &'b Background,
+    copier: Copier<'b>,
+    /// The first item that is not in a group yet.
+    next: usize,
+    /// Bytes to read ahead at most.
+    limit: u64,
+    home: Sender<HostBuffer>,
+    returned: Receiver<HostBuffer>,
+    pool: Vec<HostBuffer>,
+    /// Groups being read.
+    landing: BTreeMap<usize, ReadyGroup>,
+    /// Groups that have landed before an earlier one.
+    landed: BTreeMap<usize, ReadyGroup>,
+    /// How many groups were made.
+    groups: usize,
+    /// How many groups were given to the consumer.
+    given: usize,
+}
+
+impl Feeder for StreamFeeder<'_> {
+    fn next(&mut self) -> Result<Feed> {
+        loop {
+            let items = &self.background.items;
+            if self.next == items.len() {
+                return Ok(Feed::End);
+            }
+            let end = group_end(items, self.next);
+            let ranges: Vec<_> = items[self.next..end]
+                .iter()
+                .map(|item| item.range.clone())
+                .collect();
+            let file = items[self.next].file;
+            let within = 0..self.background.files[file].disk_len();
+            let layout = Layout::new(&sorted(&ranges), within, self.background.options.placement)?;
+            let bytes = layout.len() as u64;
+            let ahead = self.background.shared.ahead.load(Ordering::Acquire);
+            if ahead > 0 && ahead.saturating_add(bytes) > self.limit {
+                return Ok(Feed::Later);
+            }
+            if let Some(fed) = self.group(file, end, &ranges, &layout)? {
+                return Ok(Feed::Chunks(fed));
+            }
+        }
+    }
+
+    fn landed(&mut self, group: usize) -> Result<()> {
+        if let Some(ready) = self.landing.remove(&group) {
+            self.landed.insert(group, ready);
+        }
+        while let Some(ready) = self.landed.remove(&self.given) {
+            self.given += 1;
+            if self.background.ready.send(Ok(ready)).is_err() {
+                return Err(Error::Cancelled);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl StreamFeeder<'_> {
+    /// Makes the group of the items up to `end`; `None` where they have no bytes to be read.
+    fn group(
+        &mut self,
+        file: usize,
+        end: usize,
+        ranges: &[Range<u64>],
+        layout: &Layout,
+    ) -> Result<Option<FedChunks>> {
+        let buffer = self.take_buffer(layout.len())?;
+        let start = buffer.start();
+        let slot = Arc::new(Slot {
+            buffer: Some(buffer),
+            home: self.home.clone(),
+        });
+        let locate = |range: &Range<u64>| {
+            let at = layout.locate(range).unwrap_or(0);
+            at..at + usize::try_from(range.end - range.start).unwrap_or(0)
+        };
+        let bytes = |range| StreamedBytes {
+            slot: Arc::clone(&slot),
+            range: locate(range),
+        };
+        let items = (self.next..end).zip(ranges.iter().map(bytes)).collect();
+        let plan = self.copier.plan(layout.extents(), layout.len())?;
+        let group = self.groups;
+        self.groups += 1;
+        self.next = end;
+        let ready = ReadyGroup {
+            bytes: layout.len() as u64,
+            items,
+        };
+        self.background
+            .shared
+            .ahead
+            .fetch_add(ready.bytes, Ordering::AcqRel);
+        self.landing.insert(group, ready);
+        if plan.chunks().is_empty() {
+            self.landed(group)?;
+            return Ok(None);
+        }
+        let chunks = plan.chunks().to_vec();
+        Ok(Some(FedChunks {
+            file,
+            chunks,
+            start,
+            direct: true,
+            group,
+            memory: Some(slot),
+        }))
+    }
+
+    /// A buffer of at least `len` bytes: one that came back, or a fresh one.
+    fn take_buffer(&mut self, len: usize) -> Result<HostBuffer> {
+        self.pool.extend(self.returned.try_iter());
+        let fits = |buffer: &HostBuffer| {
+            buffer.len() >= len && buffer.len() <= len.max(1).saturating_mul(2)
+        };
+        if let Some(index) = self.pool.iter().position(fits) {
+            return Ok(self.pool.swap_remove(index));
+        }
+        // What does not fit this group hardly fits the next: keep only a few.
+        self.pool.truncate(4);
+        let usual = usize::try_from(GROUP_BYTES).unwrap_or(len);
+        let len = if len > usual / 2 && len < usual {
+            usual
+        } else {
+            len
+        };
+        HostBuffer::zeroed(&*self.background.platform.memory, len)
+    }
+}
+
+/// Where the group that begins at item `start` ends: items of one file, in order and near each
+/// other, up to a bound; always at least one.
+fn group_end(items: &[StreamItem], start: usize) -> usize {
+    let first = &items[start];
+    let mut end = start + 1;
+    while let Some(item) = items.get(end) {
+        let previous = &items[end - 1];
+        let follows = item.file == first.file && item.range.start >= previous.range.end;
+        let near = item.range.end.saturating_sub(first.range.start) <= GROUP_BYTES;
+        if !(follows && near) {
+            break;
+        }
+        end += 1;
+    }
+    end
+}
+
+fn sorted(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_unstable_by_key(|range| range.start);
+    sorted
+}
