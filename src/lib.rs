@@ -48,17 +48,22 @@ mod loader;
 mod mapping;
 mod model;
 mod platform;
+mod stream;
+mod upload;
 
 pub use loader::{Loader, LoaderBuilder, load, prefetch, read_into};
 pub use loader_core::{
-    CachePolicy, CancelToken, Destination, Error, Fact, HostBuffer, LoadOptions, Mechanism,
-    Operation, Placement, Prefetch, PrefetchOutcome, Progress, Refusal, Report, ResidencyMap,
-    ResidencyRun, Result, Strategy, Usage, WeightFile,
+    Advice, CachePolicy, CancelToken, Destination, Error, Extent, Fact, HostBuffer, HostUploader,
+    LoadOptions, Mechanism, Operation, Placement, Prefetch, PrefetchOutcome, Progress, Refusal,
+    Report, ResidencyMap, ResidencyRun, Result, Strategy, TensorPlacement, Uploader, Usage,
+    WeightFile,
 };
 pub use loader_formats::{Checkpoint, Dtype, Format, OpenOptions, TensorInfo};
 pub use mapping::{Mapping, map};
 pub use model::{Model, Tensor};
 pub use platform::platform;
+pub use stream::{StreamedTensor, TensorStream};
+pub use upload::Uploaded;
 
 /// The traits and types that readers, prefetchers and uploaders are written with.
 pub mod core {

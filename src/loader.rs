@@ -5,11 +5,12 @@ use std::path::Path;
 
 use loader_core::{
     CachePolicy, Copier, Destination, Error, Extent, HostBuffer, Job, Layout, LoadOptions,
-    Operation, Placement, Platform, Prefetch, Report, ResidencyMap, Result, Strategy, WeightFile,
+    Operation, Placement, Platform, Prefetch, Report, ResidencyMap, Result, Strategy, Uploader,
+    WeightFile,
 };
 use loader_formats::Checkpoint;
 
-use crate::{Model, environment};
+use crate::{Model, TensorStream, Uploaded, environment};
 
 /// Loads a checkpoint with the default options: a file of safetensors, GGUF or raw bytes, or a
 /// folder of shards.
@@ -25,10 +26,10 @@ pub fn load(path: impl AsRef<Path>) -> Result<Model> {
 ///
 /// # Errors
 /// As [`Loader::read_into`].
-pub fn read_into<'d>(
+pub fn read_into(
     file: &WeightFile,
     range: impl RangeBounds<u64>,
-    destination: impl Into<Destination<'d>>,
+    destination: impl Into<Destination<'_>>,
 ) -> Result<Report> {
     Loader::new()?.read_into(file, range, destination, Operation::new())
 }
@@ -180,16 +181,8 @@ impl Loader {
         for layout in &layouts {
             buffers.push(HostBuffer::zeroed(&*self.platform.memory, layout.len())?);
         }
-        let mut jobs = Vec::with_capacity(layouts.len());
-        for ((file, layout), buffer) in checkpoint.files().iter().zip(&layouts).zip(&mut buffers) {
-            let plan = copier.plan(layout.extents(), layout.len())?;
-            jobs.push(Job {
-                file: file.clone(),
-                plan,
-                destination: buffer.destination(),
-            });
-        }
-        let report = copier.run(jobs, operation)?;
+        let files = checkpoint.files();
+        let report = loader_core::fill(&copier, files, &layouts, &mut buffers, operation)?;
         Ok(Model {
             checkpoint: checkpoint.clone(),
             buffers,
@@ -204,11 +197,11 @@ impl Loader {
     /// # Errors
     /// [`Error::OutOfBounds`], [`Error::Destination`]; the first error of any read, with its
     /// offset; [`Error::Cancelled`]. After an error the destination holds part of the bytes.
-    pub fn read_into<'d>(
+    pub fn read_into(
         &self,
         file: &WeightFile,
         range: impl RangeBounds<u64>,
-        destination: impl Into<Destination<'d>>,
+        destination: impl Into<Destination<'_>>,
         operation: Operation<'_>,
     ) -> Result<Report> {
         let range = file.range(range)?;
@@ -231,11 +224,11 @@ impl Loader {
     ///
     /// # Errors
     /// As [`read_into`](Self::read_into), and [`Error::OverlappingDestinations`].
-    pub fn read_ranges_into<'d>(
+    pub fn read_ranges_into(
         &self,
         file: &WeightFile,
         extents: &[Extent],
-        destination: impl Into<Destination<'d>>,
+        destination: impl Into<Destination<'_>>,
         operation: Operation<'_>,
     ) -> Result<Report> {
         let mut absolute = Vec::with_capacity(extents.len());
@@ -289,6 +282,29 @@ impl Loader {
         ))
     }
 
+    /// Gives the tensors of `checkpoint` one by one as they land, in the order of its files, in
+    /// bounded memory: for callers that convert or upload as they go.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`]; errors of reads come from the stream.
+    pub fn stream(&self, checkpoint: &Checkpoint) -> Result<TensorStream> {
+        TensorStream::start(self, checkpoint)
+    }
+
+    /// Brings the tensors of `checkpoint` to where `uploader` takes them, and tells where each
+    /// ended up.
+    ///
+    /// # Errors
+    /// Whatever reading or the uploader fails with; [`Error::Cancelled`].
+    pub fn upload(
+        &self,
+        checkpoint: &Checkpoint,
+        uploader: &mut dyn Uploader,
+        operation: Operation<'_>,
+    ) -> Result<Uploaded> {
+        crate::upload::upload(self, checkpoint, uploader, operation)
+    }
+
     /// How much of `range` the page cache holds; `granularity` is how finely, in bytes, to tell.
     ///
     /// # Errors
@@ -314,7 +330,7 @@ impl Loader {
     }
 
     /// Where the tensors of each file lie in its buffer.
-    fn layouts(&self, checkpoint: &Checkpoint) -> Result<Vec<Layout>> {
+    pub(crate) fn layouts(&self, checkpoint: &Checkpoint) -> Result<Vec<Layout>> {
         let files = checkpoint.files();
         let mut wanted: Vec<Vec<Range<u64>>> = vec![Vec::new(); files.len()];
         for tensor in checkpoint.tensors() {

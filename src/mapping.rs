@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, RangeBounds};
 
-use loader_core::{Error, Result, WeightFile};
+use loader_core::{Advice, Error, Result, WeightFile};
 use memmap2::{Mmap, MmapOptions};
 
 /// A read-only mapping of part of a file.
@@ -50,6 +50,23 @@ pub unsafe fn map(file: &WeightFile, range: impl RangeBounds<u64>) -> Result<Map
             action: "map into memory",
             source,
         }),
+    }
+}
+
+impl Mapping {
+    /// Advises the system how the mapping will be used.
+    ///
+    /// Systems follow as far as they like: one [`Advice::WillNeed`] over a large mapping makes Linux
+    /// read its first few MiB only. [`prefetch`](crate::prefetch()) asks in pieces that are really
+    /// read.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the system has no such call or refuses it.
+    pub fn advise(&self, advice: Advice) -> Result<()> {
+        match &self.map {
+            Some(map) => crate::platform().system.advise(map, advice),
+            None => Ok(()),
+        }
     }
 }
 
