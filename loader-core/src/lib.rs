@@ -44,7 +44,7 @@ pub use mechanism::Mechanism;
 pub use operation::{CancelToken, Operation, Progress};
 pub use options::{CachePolicy, LoadOptions, Strategy};
 pub use plan::{Chunk, Extent, Plan};
-pub use platform::{Fact, Platform, System};
+pub use platform::{Advice, Fact, Platform, System};
 pub use positional_reader::PositionalReader;
 pub use prefetch::{Prefetch, PrefetchOutcome, PrefetchQueue, prefetch};
 pub use prefetcher::Prefetcher;

@@ -1,5 +1,6 @@
 //! What can be chosen, none of which has to be.
 
+use std::fmt;
 use std::str::FromStr;
 
 use crate::{Error, Placement, Result};
@@ -15,6 +16,16 @@ pub enum Strategy {
     Direct,
     /// All bytes through the page cache.
     Buffered,
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Auto => "auto",
+            Self::Direct => "direct",
+            Self::Buffered => "buffered",
+        })
+    }
 }
 
 impl FromStr for Strategy {
@@ -45,6 +56,16 @@ pub enum CachePolicy {
     Keep,
     /// Bytes that were not cached before are not cached afterwards.
     Bypass,
+}
+
+impl fmt::Display for CachePolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Auto => "auto",
+            Self::Keep => "keep",
+            Self::Bypass => "bypass",
+        })
+    }
 }
 
 impl FromStr for CachePolicy {

@@ -64,6 +64,16 @@ impl Fact {
     }
 }
 
+/// How mapped bytes will be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Advice {
+    /// Soon, all of them: bring them in.
+    WillNeed,
+    /// Here and there: bring in no more than what is touched.
+    Random,
+}
+
 /// What an operating system tells and does about memory and caches.
 pub trait System: fmt::Debug + Send + Sync {
     /// Bytes of memory that can be taken without swapping or being killed: free and reclaimable
@@ -84,6 +94,20 @@ pub trait System: fmt::Debug + Send + Sync {
     /// [`Error::Unsupported`](crate::Error::Unsupported) where the system has no such call,
     /// [`Error::Io`](crate::Error::Io) where it failed.
     fn evict(&self, file: &WeightFile, range: Range<u64>) -> Result<()>;
+
+    /// Advises the system how the bytes of `mapped`, which lie in a file mapping, will be used. It
+    /// never changes what they hold.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported) where the system has no such call or
+    /// refuses it.
+    fn advise(&self, mapped: &[u8], advice: Advice) -> Result<()> {
+        let _ = (mapped, advice);
+        Err(crate::Error::Unsupported {
+            mechanism: crate::Mechanism::new("advice"),
+            reason: "this platform takes no advice on mappings".to_owned(),
+        })
+    }
 
     /// What this machine offers, for people to read.
     fn machine_facts(&self) -> Vec<Fact>;
