@@ -26,10 +26,10 @@ pub fn load(path: impl AsRef<Path>) -> Result<Model> {
 ///
 /// # Errors
 /// As [`Loader::read_into`].
-pub fn read_into(
+pub fn read_into<'d>(
     file: &WeightFile,
     range: impl RangeBounds<u64>,
-    destination: impl Into<Destination<'_>>,
+    destination: impl Into<Destination<'d>>,
 ) -> Result<Report> {
     Loader::new()?.read_into(file, range, destination, Operation::new())
 }
@@ -197,11 +197,11 @@ impl Loader {
     /// # Errors
     /// [`Error::OutOfBounds`], [`Error::Destination`]; the first error of any read, with its
     /// offset; [`Error::Cancelled`]. After an error the destination holds part of the bytes.
-    pub fn read_into(
+    pub fn read_into<'d>(
         &self,
         file: &WeightFile,
         range: impl RangeBounds<u64>,
-        destination: impl Into<Destination<'_>>,
+        destination: impl Into<Destination<'d>>,
         operation: Operation<'_>,
     ) -> Result<Report> {
         let range = file.range(range)?;
@@ -224,11 +224,11 @@ impl Loader {
     ///
     /// # Errors
     /// As [`read_into`](Self::read_into), and [`Error::OverlappingDestinations`].
-    pub fn read_ranges_into(
+    pub fn read_ranges_into<'d>(
         &self,
         file: &WeightFile,
         extents: &[Extent],
-        destination: impl Into<Destination<'_>>,
+        destination: impl Into<Destination<'d>>,
         operation: Operation<'_>,
     ) -> Result<Report> {
         let mut absolute = Vec::with_capacity(extents.len());
