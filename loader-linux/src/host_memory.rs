@@ -1,0 +1,235 @@
+//! Destination memory on transparent huge pages.
+
+use std::io;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use loader_core::{HostMemory, HostRegion};
+use memmap2::{Advice, MmapMut, MmapOptions, UncheckedAdvice};
+use rustix::param::page_size;
+
+/// The size of a huge page on x86-64 and on 64-bit ARM with pages of 4 KiB. Where it differs, the
+/// alignment does no harm and the kernel decides.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Anonymous memory that asks for transparent huge pages.
+///
+/// With pages of 4 KiB a warm load spends most of its time in page faults, and a cold direct one
+/// much of it pinning pages; huge pages make both several times cheaper.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "it has no state")]
+pub struct HugePageMemory;
+
+impl HostMemory for HugePageMemory {
+    /// Maps anonymous memory, which the kernel fills with zeros. From 2 MiB on it begins at a
+    /// multiple of 2 MiB, and its whole huge pages are advised to be such (`MADV_HUGEPAGE`); the
+    /// rest stays on small ones, so that no memory beyond `len` is taken.
+    fn allocate(&self, len: usize) -> io::Result<Box<dyn HostRegion>> {
+        let too_long = || io::Error::from(io::ErrorKind::OutOfMemory);
+        let len = len
+            .max(1)
+            .checked_next_multiple_of(page_size())
+            .ok_or_else(too_long)?;
+        if len < HUGE_PAGE {
+            let mapping = MmapOptions::new().len(len).map_anon()?;
+            return Ok(Box::new(MappedRegion {
+                mapping,
+                begin: 0,
+                len,
+            }));
+        }
+        // Longer than asked for, so that a multiple of a huge page lies within; what is never
+        // touched costs only addresses.
+        let room = len.checked_add(HUGE_PAGE).ok_or_else(too_long)?;
+        let mapping = MmapOptions::new().len(room).map_anon()?;
+        let begin = mapping.as_ptr().addr().wrapping_neg() % HUGE_PAGE;
+        if let Err(error) = mapping.advise_range(Advice::HugePage, begin, len - len % HUGE_PAGE) {
+            // A kernel built without them.
+            tracing::debug!(%error, "no transparent huge pages");
+        }
+        Ok(Box::new(MappedRegion {
+            mapping,
+            begin,
+            len,
+        }))
+    }
+
+    /// `MADV_POPULATE_WRITE`, since Linux 5.14; before that, whoever fills the memory faults it in.
+    fn populate(&self, start: NonNull<u8>, len: usize) {
+        let page = page_size();
+        // Outwards to whole pages: faulting in what lies beside changes nothing there.
+        let before = start.addr().get() % page;
+        let Some(whole) = len
+            .checked_add(before)
+            .and_then(|len| len.checked_next_multiple_of(page))
+        else {
+            return;
+        };
+        if len == 0 {
+            return;
+        }
+        let first = start.as_ptr().wrapping_sub(before);
+        // SAFETY: populating leaves contents as they are, whatever the memory is: pages that are
+        // there stay, missing ones are faulted in as a write would, and where nothing is mapped or
+        // nothing may be written the call fails.
+        let outcome = unsafe {
+            rustix::mm::madvise(first.cast(), whole, rustix::mm::Advice::LinuxPopulateWrite)
+        };
+        if let Err(error) = outcome {
+            tracing::trace!(%error, len, "memory is not faulted in ahead");
+        }
+    }
+}
+
+/// A part of an anonymous mapping.
+#[derive(Debug)]
+struct MappedRegion {
+    mapping: MmapMut,
+    /// Where the region begins in the mapping, in bytes: a multiple of the page.
+    begin: usize,
+    /// A multiple of the page; the mapping is long enough.
+    len: usize,
+}
+
+// SAFETY: the mapping is private to this process, zeroed by the kernel, owned until the region is
+// dropped and never moved; `begin` and `len` lie within it.
+unsafe impl HostRegion for MappedRegion {
+    fn start(&self) -> NonNull<u8> {
+        // Not through a reference to the bytes, which others may be writing.
+        let start = self.mapping.as_ptr().cast_mut().wrapping_add(self.begin);
+        NonNull::new(start).unwrap_or(NonNull::dangling())
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn release(&mut self, range: Range<usize>) {
+        let pages = whole_pages(range, self.len, page_size());
+        if pages.is_empty() {
+            return;
+        }
+        // SAFETY: the pages lie within the mapping; anonymous memory reads as zero afterwards,
+        // which is a valid value for bytes, and `self` is borrowed exclusively.
+        let outcome = unsafe {
+            self.mapping.unchecked_advise_range(
+                UncheckedAdvice::DontNeed,
+                self.begin + pages.start,
+                pages.end - pages.start,
+            )
+        };
+        if let Err(error) = outcome {
+            // Locked memory, for one, stays.
+            tracing::debug!(%error, "memory is not given back");
+        }
+    }
+
+    /// `MADV_DONTFORK`: the pages are not in the child at all, so the child must not touch them.
+    fn exclude_from_fork(&self, excluded: bool) {
+        let advice = if excluded {
+            Advice::DontFork
+        } else {
+            Advice::DoFork
+        };
+        if let Err(error) = self.mapping.advise_range(advice, self.begin, self.len) {
+            tracing::debug!(%error, ?advice, "forked children share memory as before");
+        }
+    }
+}
+
+/// The whole pages within `range`, as far as it lies within `len` bytes.
+fn whole_pages(range: Range<usize>, len: usize, page: usize) -> Range<usize> {
+    let end = range.end.min(len);
+    let start = range.start.min(end).next_multiple_of(page);
+    start..(end - end % page).max(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use loader_core::HostBuffer;
+    use proptest::prelude::*;
+
+    #[test]
+    fn memory_is_zeroed_and_aligned() {
+        let page = page_size();
+        for len in [
+            1,
+            page - 1,
+            page,
+            page + 1,
+            HUGE_PAGE - 1,
+            HUGE_PAGE,
+            3 * HUGE_PAGE + 5,
+        ] {
+            let mut buffer = HostBuffer::zeroed(&HugePageMemory, len).unwrap();
+            let alignment = if len >= HUGE_PAGE { HUGE_PAGE } else { page };
+            assert_eq!((buffer.len(), buffer.as_ptr().addr() % alignment), (len, 0));
+            assert!(buffer.iter().all(|byte| *byte == 0));
+            buffer.fill(0xa5);
+            assert!(buffer.iter().all(|byte| *byte == 0xa5));
+            let region = HugePageMemory.allocate(len).unwrap();
+            assert_eq!(region.len(), len.next_multiple_of(page));
+        }
+    }
+
+    #[test]
+    fn impossible_lengths_are_an_error() {
+        for len in [usize::MAX, usize::MAX / 2, 1 << 47] {
+            assert!(HugePageMemory.allocate(len).is_err());
+        }
+    }
+
+    #[test]
+    fn populated_memory_keeps_its_contents() {
+        let mut buffer = HostBuffer::zeroed(&HugePageMemory, 5 << 20).unwrap();
+        buffer[100_000..200_000].fill(7);
+        let start = buffer.start();
+        HugePageMemory.populate(start, buffer.len());
+        // SAFETY: within the buffer.
+        HugePageMemory.populate(unsafe { start.add(100_001) }, 50_000);
+        HugePageMemory.populate(start, 0);
+        assert!(buffer[100_000..200_000].iter().all(|byte| *byte == 7));
+        assert_eq!(buffer.iter().filter(|byte| **byte == 7).count(), 100_000);
+    }
+
+    #[test]
+    fn populating_what_is_not_there_is_harmless() {
+        HugePageMemory.populate(NonNull::dangling(), 100);
+        HugePageMemory.populate(NonNull::dangling(), usize::MAX);
+        let constant: &'static [u8] = b"in memory that may only be read";
+        HugePageMemory.populate(NonNull::from(constant).cast(), constant.len());
+    }
+
+    #[test]
+    fn released_pages_read_as_zero_and_others_stay() {
+        let page = page_size();
+        let mut buffer = HostBuffer::zeroed(&HugePageMemory, 4 << 20).unwrap();
+        buffer.fill(1);
+        buffer.release(page + 1..4 * page - 1);
+        let (released, kept): (Vec<_>, Vec<_>) = buffer
+            .iter()
+            .enumerate()
+            .partition(|(at, _)| (2 * page..3 * page).contains(at));
+        assert!(released.iter().all(|(_, byte)| **byte == 0));
+        assert!(kept.iter().all(|(_, byte)| **byte == 1));
+    }
+
+    proptest! {
+        #[test]
+        fn whole_pages_are_those_within(
+            start in 0_usize..200,
+            len in 0_usize..200,
+            of_pages in 1_usize..20,
+        ) {
+            let (page, end) = (8, start + len);
+            let all = of_pages * page;
+            let found = whole_pages(start..end, all, page);
+            for first in (0..all).step_by(page) {
+                let within = first >= start && first + page <= end;
+                prop_assert_eq!(within, found.contains(&first));
+            }
+            prop_assert!(found.is_empty() || found.end <= all);
+        }
+    }
+}

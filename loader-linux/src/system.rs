@@ -1,0 +1,81 @@
+//! What Linux tells and does about memory and caches.
+
+use std::num::NonZeroU64;
+use std::ops::Range;
+
+use loader_core::{Error, Fact, Mechanism, ResidencyMap, Result, System, Usage, WeightFile};
+use rustix::fs::fadvise;
+use rustix::param::page_size;
+
+use crate::{residency, system_calls, usage};
+
+/// Linux, or Android.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "it has no state")]
+pub struct LinuxSystem;
+
+impl System for LinuxSystem {
+    fn available_memory(&self) -> Option<u64> {
+        None
+    }
+
+    fn usage(&self) -> Usage {
+        usage::usage()
+    }
+
+    fn residency(&self, file: &WeightFile, range: Range<u64>, granularity: u64) -> ResidencyMap {
+        residency::residency(file, range, granularity)
+    }
+
+    /// Drops whole pages, those included that `range` only touches. Dirty ones are written to the
+    /// device first, since the kernel keeps them (posix_fadvise(2)); what cannot be written stays.
+    fn evict(&self, file: &WeightFile, range: Range<u64>) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let page = page_size() as u64;
+        let start = range.start - range.start % page;
+        let end = range
+            .end
+            .checked_next_multiple_of(page)
+            .unwrap_or(range.end);
+        if let Err(error) = system_calls::write_back(file.file(), start, end - start) {
+            tracing::debug!(%error, "dirty pages stay cached");
+        }
+        let advice = rustix::fs::Advice::DontNeed;
+        fadvise(file.file(), start, NonZeroU64::new(end - start), advice).map_err(|error| {
+            Error::Io {
+                path: file.path().to_path_buf(),
+                action: "drop from the page cache",
+                source: error.into(),
+            }
+        })
+    }
+
+    fn advise(&self, mapped: &[u8], advice: loader_core::Advice) -> Result<()> {
+        let unsupported = |reason: String| Error::Unsupported {
+            mechanism: Mechanism::new("madvise"),
+            reason,
+        };
+        let advice = match advice {
+            loader_core::Advice::WillNeed => rustix::mm::Advice::WillNeed,
+            loader_core::Advice::Random => rustix::mm::Advice::Random,
+            other => return Err(unsupported(format!("{other:?} means nothing here"))),
+        };
+        let page = page_size();
+        let before = mapped.as_ptr().addr() % page;
+        let first = mapped.as_ptr().wrapping_sub(before).cast_mut();
+        // SAFETY: neither advice changes what memory holds or what it may be used for, whatever
+        // lies in the rest of the first page.
+        let outcome = unsafe { rustix::mm::madvise(first.cast(), mapped.len() + before, advice) };
+        outcome.map_err(|error| unsupported(error.to_string()))
+    }
+
+    fn machine_facts(&self) -> Vec<Fact> {
+        Vec::new()
+    }
+
+    fn file_facts(&self, _file: &WeightFile) -> Vec<Fact> {
+        Vec::new()
+    }
+}
