@@ -30,6 +30,8 @@ mod report;
 mod residency;
 mod route;
 mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod transfer;
 mod upload;
 mod uploader;
