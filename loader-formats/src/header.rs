@@ -159,7 +159,22 @@ impl HeaderReader<'_> {
 
 #[cfg(feature = "safetensors")]
 impl std::io::Read for HeaderReader<'_> {
+    #[inline]
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        // serde_json reads byte by byte, so that this reader's position is the parser's.
+        if let ([place], Some(&byte)) = (&mut *buffer, self.window.get(self.taken)) {
+            *place = byte;
+            self.taken += 1;
+            return Ok(1);
+        }
+        self.read_ahead(buffer)
+    }
+}
+
+#[cfg(feature = "safetensors")]
+impl HeaderReader<'_> {
+    #[cold]
+    fn read_ahead(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         match self.ahead() {
             Ok(ahead) => {
                 let len = ahead.len().min(buffer.len());

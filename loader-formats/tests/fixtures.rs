@@ -1,6 +1,10 @@
 //! Files written by the reference implementations, compared with what those read from them.
 
 #![cfg(all(feature = "safetensors", feature = "gguf"))]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should say where"
+)]
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +28,8 @@ fn described(checkpoint: &Checkpoint) -> Value {
         .map(|tensor| {
             let mut bytes = vec![0; usize::try_from(tensor.bytes()).unwrap()];
             let file = &checkpoint.files()[tensor.file()];
-            file.read_exact_at(&mut bytes, tensor.range().start).unwrap();
+            file.read_exact_at(&mut bytes, tensor.range().start)
+                .unwrap();
             json!({
                 "name": tensor.name(),
                 "dtype": tensor.dtype().to_string(),
@@ -60,7 +65,11 @@ fn every_fixture_reads_as_the_reference_reads_it() {
         let checkpoint = Checkpoint::open(folder().join(&name)).unwrap();
         assert_eq!(described(&checkpoint), expected, "{name}");
         assert!(checkpoint.is_whole());
-        let bytes: u64 = checkpoint.tensors().iter().map(|tensor| tensor.bytes()).sum();
+        let bytes: u64 = checkpoint
+            .tensors()
+            .iter()
+            .map(|tensor| tensor.bytes())
+            .sum();
         assert_eq!(checkpoint.bytes(), bytes);
     }
 }
@@ -77,7 +86,10 @@ fn any_part_of_a_split_file_brings_all() {
 #[test]
 fn an_index_can_be_named_itself() {
     let path = folder().join("sharded/model.safetensors.index.json");
-    assert_eq!(described(&Checkpoint::open(path).unwrap()), expected()["sharded"]);
+    assert_eq!(
+        described(&Checkpoint::open(path).unwrap()),
+        expected()["sharded"]
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use loader_core::{Error, Result, WeightFile};
 use loader_formats::{Checkpoint, OpenOptions};
 
 /// A safetensors file of this header and so many bytes of data.
-pub fn safetensors(header: &str, data_len: usize) -> Vec<u8> {
+pub(crate) fn safetensors(header: &str, data_len: usize) -> Vec<u8> {
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
     file.extend(header.as_bytes());
     file.resize(file.len() + data_len, 0x5a);
@@ -17,7 +17,9 @@ pub fn safetensors(header: &str, data_len: usize) -> Vec<u8> {
 }
 
 /// A safetensors header of these tensors.
-pub fn header<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a str, Vec<u64>, [u64; 2])>) -> String {
+pub(crate) fn header<'a>(
+    tensors: impl IntoIterator<Item = (&'a str, &'a str, Vec<u64>, [u64; 2])>,
+) -> String {
     let tensors: Vec<String> = tensors
         .into_iter()
         .map(|(name, dtype, shape, offsets)| {
@@ -30,18 +32,18 @@ pub fn header<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a str, Vec<u64>,
 
 /// A GGUF file in the making; counts are those of what was added unless set.
 #[derive(Clone, Debug)]
-pub struct Gguf {
-    pub magic: [u8; 4],
-    pub version: u32,
-    pub key_count: Option<u64>,
-    pub tensor_count: Option<u64>,
-    pub alignment: usize,
-    keys: Vec<Vec<u8>>,
-    tensors: Vec<Vec<u8>>,
+pub(crate) struct Gguf {
+    pub(crate) magic: [u8; 4],
+    pub(crate) version: u32,
+    pub(crate) key_count: Option<u64>,
+    pub(crate) tensor_count: Option<u64>,
+    pub(crate) alignment: usize,
+    pub(crate) keys: Vec<Vec<u8>>,
+    pub(crate) tensors: Vec<Vec<u8>>,
 }
 
 impl Gguf {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             magic: *b"GGUF",
             version: 3,
@@ -54,22 +56,23 @@ impl Gguf {
     }
 
     /// Adds a key with the type and the bytes of its value.
-    pub fn key(mut self, key: &[u8], kind: u32, value: &[u8]) -> Self {
-        self.keys.push([&text(key), &kind.to_le_bytes()[..], value].concat());
+    pub(crate) fn key(mut self, key: &[u8], kind: u32, value: &[u8]) -> Self {
+        self.keys
+            .push([&text(key), &kind.to_le_bytes()[..], value].concat());
         self
     }
 
-    pub fn u32(self, key: &str, value: u32) -> Self {
+    pub(crate) fn u32(self, key: &str, value: u32) -> Self {
         self.key(key.as_bytes(), 4, &value.to_le_bytes())
     }
 
-    pub fn u16(self, key: &str, value: u16) -> Self {
+    pub(crate) fn u16(self, key: &str, value: u16) -> Self {
         self.key(key.as_bytes(), 2, &value.to_le_bytes())
     }
 
-    pub fn tensor(mut self, name: &[u8], shape: &[u64], kind: u32, offset: u64) -> Self {
+    pub(crate) fn tensor(mut self, name: &[u8], shape: &[u64], kind: u32, offset: u64) -> Self {
         let mut tensor = text(name);
-        tensor.extend((shape.len() as u32).to_le_bytes());
+        tensor.extend(u32::try_from(shape.len()).unwrap().to_le_bytes());
         tensor.extend(shape.iter().flat_map(|dimension| dimension.to_le_bytes()));
         tensor.extend(kind.to_le_bytes());
         tensor.extend(offset.to_le_bytes());
@@ -78,7 +81,7 @@ impl Gguf {
     }
 
     /// The header, padded.
-    pub fn header(&self) -> Vec<u8> {
+    pub(crate) fn header(&self) -> Vec<u8> {
         let count = |given: Option<u64>, list: &[Vec<u8>]| given.unwrap_or(list.len() as u64);
         let mut file = self.magic.to_vec();
         file.extend(self.version.to_le_bytes());
@@ -91,7 +94,7 @@ impl Gguf {
     }
 
     /// The file with so many bytes of data.
-    pub fn with_data(&self, len: usize) -> Vec<u8> {
+    pub(crate) fn with_data(&self, len: usize) -> Vec<u8> {
         let mut file = self.header();
         file.resize(file.len() + len, 0x5a);
         file
@@ -99,25 +102,25 @@ impl Gguf {
 }
 
 /// A GGUF string: its length and its bytes.
-pub fn text(text: &[u8]) -> Vec<u8> {
+pub(crate) fn text(text: &[u8]) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], text].concat()
 }
 
 /// A GGUF array of so many elements of a type, with their bytes.
-pub fn array(kind: u32, len: u64, elements: &[u8]) -> Vec<u8> {
+pub(crate) fn array(kind: u32, len: u64, elements: &[u8]) -> Vec<u8> {
     [&kind.to_le_bytes()[..], &len.to_le_bytes(), elements].concat()
 }
 
 /// Opens bytes as a file without an extension.
-pub fn open(bytes: &[u8]) -> Result<Checkpoint> {
+pub(crate) fn open(bytes: &[u8]) -> Result<Checkpoint> {
     open_with(bytes, &OpenOptions::new())
 }
 
-pub fn open_with(bytes: &[u8], options: &OpenOptions) -> Result<Checkpoint> {
+pub(crate) fn open_with(bytes: &[u8], options: &OpenOptions) -> Result<Checkpoint> {
     open_named("file", bytes, options)
 }
 
-pub fn open_named(name: &str, bytes: &[u8], options: &OpenOptions) -> Result<Checkpoint> {
+pub(crate) fn open_named(name: &str, bytes: &[u8], options: &OpenOptions) -> Result<Checkpoint> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
     fs::write(&path, bytes).unwrap();
@@ -125,33 +128,48 @@ pub fn open_named(name: &str, bytes: &[u8], options: &OpenOptions) -> Result<Che
 }
 
 /// The path, offset and message of a format error.
-pub fn format_error(result: Result<Checkpoint>) -> (std::path::PathBuf, u64, String) {
+pub(crate) fn format_error(result: Result<Checkpoint>) -> (std::path::PathBuf, u64, String) {
     match result {
-        Err(Error::Format { path, offset, message }) => (path, offset, message),
+        Err(Error::Format {
+            path,
+            offset,
+            message,
+        }) => (path, offset, message),
         other => panic!("expected a format error, got {other:?}"),
     }
 }
 
 /// Asserts that opening `path` fails with a format error that names `at` and says `message`.
-pub fn refused(path: &Path, at: &Path, message: &str) {
+pub(crate) fn refused(path: &Path, at: &Path, message: &str) {
     let (path, _, found) = format_error(Checkpoint::open(path));
     assert_eq!(path, at, "{found}");
     assert!(found.contains(message), "expected {message:?} in {found:?}");
 }
 
 /// Asserts what every index promises.
-pub fn assert_sound(checkpoint: &Checkpoint) {
+pub(crate) fn assert_sound(checkpoint: &Checkpoint) {
     let mut free_from = vec![0; checkpoint.files().len()];
     let mut names = std::collections::BTreeSet::new();
     for tensor in checkpoint.tensors() {
         let (range, file) = (tensor.range(), tensor.file());
         assert!(range.start <= range.end, "{tensor:?}");
-        assert!(range.end <= checkpoint.files()[file].len(), "{tensor:?} lies outside its file");
+        assert!(
+            range.end <= checkpoint.files()[file].len(),
+            "{tensor:?} lies outside its file"
+        );
         assert_eq!(tensor.bytes(), range.end - range.start);
-        let elements: u128 = tensor.shape().iter().map(|&dimension| u128::from(dimension)).product();
+        let elements: u128 = tensor
+            .shape()
+            .iter()
+            .map(|&dimension| u128::from(dimension))
+            .product();
         let (per_block, bytes) = tensor.dtype().block();
         let expected = elements * u128::from(bytes);
-        assert_eq!(u128::from(tensor.bytes()) * u128::from(per_block), expected, "{tensor:?}");
+        assert_eq!(
+            u128::from(tensor.bytes()) * u128::from(per_block),
+            expected,
+            "{tensor:?}"
+        );
         if !range.is_empty() {
             assert!(range.start >= free_from[file], "{tensor:?} overlaps");
             free_from[file] = range.end;
@@ -159,5 +177,9 @@ pub fn assert_sound(checkpoint: &Checkpoint) {
         assert!(names.insert(tensor.name()), "{tensor:?} is there twice");
         assert_eq!(checkpoint.tensor(tensor.name()).unwrap(), tensor);
     }
-    assert!(checkpoint.tensors().is_sorted_by_key(|tensor| (tensor.file(), tensor.range().start)));
+    assert!(
+        checkpoint
+            .tensors()
+            .is_sorted_by_key(|tensor| (tensor.file(), tensor.range().start))
+    );
 }
