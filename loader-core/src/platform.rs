@@ -26,6 +26,9 @@ pub struct Platform {
     pub memory: Arc<dyn HostMemory>,
     /// What the system tells and does about memory and caches.
     pub system: Arc<dyn System>,
+    /// Better mechanisms that were probed and do not serve here, and why; told in every report of
+    /// an operation that might have used them.
+    pub refusals: Vec<Refusal>,
 }
 
 impl Platform {
@@ -40,6 +43,7 @@ impl Platform {
             direct: Err(Refusal::new(crate::Mechanism::DIRECT, reason)),
             memory: Arc::new(HeapMemory),
             system: Arc::new(UnknownSystem),
+            refusals: Vec::new(),
         }
     }
 }

@@ -59,7 +59,14 @@ impl Route {
             (Strategy::Auto, CachePolicy::Keep) => Way::Buffered,
             (Strategy::Auto, _) if len <= TINY => Way::Buffered,
             (Strategy::Auto, _) => match worthwhile(platform, file) {
-                Ok(()) => Way::Direct,
+                Ok(()) => {
+                    platform
+                        .refusals
+                        .iter()
+                        .cloned()
+                        .for_each(|refusal| tally.fell_back(refusal));
+                    Way::Direct
+                }
                 Err(refusal) => {
                     tally.fell_back(refusal);
                     Way::Buffered

@@ -5,29 +5,82 @@
 //! [`Platform`] together themselves.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
+mod direct_file;
+mod direct_reader;
 mod filesystem;
 mod host_memory;
 mod residency;
 mod system;
 mod system_calls;
+#[cfg(feature = "io-uring")]
+mod uring;
+#[cfg(feature = "io-uring")]
+mod uring_prefetcher;
+#[cfg(feature = "io-uring")]
+mod uring_reader;
 mod usage;
 
 use std::sync::Arc;
 
-use loader_core::{Mechanism, Platform, PositionalReader, Refusal};
+use loader_core::{Platform, PositionalReader, Prefetcher, Reader, Refusal};
 
+pub use direct_reader::DirectReader;
 pub use host_memory::HugePageMemory;
 pub use system::LinuxSystem;
+
+#[cfg(feature = "io-uring")]
+pub use uring_prefetcher::UringPrefetcher;
+#[cfg(feature = "io-uring")]
+pub use uring_reader::UringReader;
 
 /// The mechanisms of this system, probed.
 #[must_use]
 pub fn platform() -> Platform {
+    let mut refusals = Vec::new();
+    let direct = uring_reader().unwrap_or_else(|refusal| {
+        refusals.push(refusal);
+        Arc::new(DirectReader::new())
+    });
+    let mut prefetchers: Vec<Arc<dyn Prefetcher>> = Vec::new();
+    // Why there is none has just been said of the reader.
+    prefetchers.extend(uring_prefetcher().ok());
     Platform {
-        name: if cfg!(target_os = "android") { "Android" } else { "Linux" },
-        prefetchers: Vec::new(),
+        name: if cfg!(target_os = "android") {
+            "Android"
+        } else {
+            "Linux"
+        },
+        prefetchers,
         buffered: Arc::new(PositionalReader::new()),
-        direct: Err(Refusal::new(Mechanism::DIRECT, "not probed")),
+        direct: Ok(direct),
         memory: Arc::new(HugePageMemory),
         system: Arc::new(LinuxSystem),
+        refusals,
     }
+}
+
+#[cfg(feature = "io-uring")]
+fn uring_reader() -> Result<Arc<dyn Reader>, Refusal> {
+    UringReader::probe().map(|reader| Arc::new(reader) as Arc<dyn Reader>)
+}
+
+#[cfg(feature = "io-uring")]
+fn uring_prefetcher() -> Result<Arc<dyn Prefetcher>, Refusal> {
+    UringPrefetcher::probe().map(|prefetcher| Arc::new(prefetcher) as Arc<dyn Prefetcher>)
+}
+
+#[cfg(not(feature = "io-uring"))]
+fn uring_reader() -> Result<Arc<dyn Reader>, Refusal> {
+    Err(built_without_io_uring())
+}
+
+#[cfg(not(feature = "io-uring"))]
+fn uring_prefetcher() -> Result<Arc<dyn Prefetcher>, Refusal> {
+    Err(built_without_io_uring())
+}
+
+#[cfg(not(feature = "io-uring"))]
+fn built_without_io_uring() -> Refusal {
+    let reason = "built without the feature io-uring";
+    Refusal::new(loader_core::Mechanism::new("uring-direct"), reason)
 }

@@ -34,5 +34,6 @@ pub fn platform() -> Platform {
         )),
         memory: Arc::new(AnonymousMemory),
         system: Arc::new(system::MacSystem),
+        refusals: Vec::new(),
     }
 }

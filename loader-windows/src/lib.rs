@@ -29,5 +29,6 @@ pub fn platform() -> Platform {
         )),
         memory: Arc::new(VirtualMemory),
         system: Arc::new(system::WindowsSystem),
+        refusals: Vec::new(),
     }
 }
