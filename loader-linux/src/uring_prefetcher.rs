@@ -18,10 +18,10 @@ const READAHEAD: Mechanism = Mechanism::new("uring-readahead");
 
 /// Bytes of one read: long enough to keep the device busy, short enough for the processor's cache
 /// to hold what is only copied to be forgotten.
-const PIECE_BYTES: usize = 2 << 20;
+const PIECE_BYTES: u32 = 2 << 20;
 
 /// Reads in flight.
-const DEPTH: usize = 8;
+const DEPTH: u32 = 8;
 
 /// Brings ranges into the page cache with buffered reads through io_uring.
 ///
@@ -49,16 +49,16 @@ impl Prefetcher for UringPrefetcher {
     }
 
     fn piece_bytes(&self, _file: &WeightFile) -> u64 {
-        PIECE_BYTES as u64
+        u64::from(PIECE_BYTES)
     }
 
     fn run(&self, queue: &PrefetchQueue) -> Result<(), Refusal> {
         let refusal = |error: io::Error| Refusal::new(READAHEAD, format!("no ring: {error}"));
-        let ring = uring::ring(DEPTH as u32).map_err(refusal)?;
-        let scratch = HostBuffer::zeroed(&HugePageMemory, DEPTH * PIECE_BYTES)
+        let ring = uring::ring(DEPTH).map_err(refusal)?;
+        let scratch = HostBuffer::zeroed(&HugePageMemory, (DEPTH * PIECE_BYTES) as usize)
             .map_err(|error| refusal(io::Error::other(error)))?;
         scratch.exclude_from_fork(true);
-        let pieces = [const { None }; DEPTH];
+        let pieces = [const { None }; DEPTH as usize];
         Readahead {
             ring,
             scratch,
@@ -80,7 +80,7 @@ struct Readahead {
     ring: IoUring,
     scratch: HostBuffer,
     /// The piece that each part of the scratch memory is being used for.
-    pieces: [Option<Range<u64>>; DEPTH],
+    pieces: [Option<Range<u64>>; DEPTH as usize],
     in_flight: usize,
 }
 
@@ -100,16 +100,15 @@ impl Readahead {
     }
 
     fn begin(&mut self, queue: &PrefetchQueue, index: usize, piece: Range<u64>) {
-        let len = usize::try_from(piece.end - piece.start)
-            .unwrap_or(PIECE_BYTES)
-            .min(PIECE_BYTES);
+        let len =
+            u32::try_from(piece.end - piece.start).map_or(PIECE_BYTES, |len| len.min(PIECE_BYTES));
         let start = self
             .scratch
             .start()
             .as_ptr()
-            .wrapping_add(index * PIECE_BYTES);
+            .wrapping_add(index * PIECE_BYTES as usize);
         let descriptor = Fd(queue.file().file().as_raw_fd());
-        let entry = opcode::Read::new(descriptor, start, len as u32)
+        let entry = opcode::Read::new(descriptor, start, len)
             .offset(piece.start)
             .build()
             .flags(Flags::ASYNC)

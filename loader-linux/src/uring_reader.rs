@@ -100,7 +100,7 @@ impl<'q> Flight<'q> {
 
     fn run(&mut self, queue: &'q Queue<'q>) {
         loop {
-            while !self.free.is_empty() && !(self.stalled.is_some() && self.slabs.free.is_empty()) {
+            while self.has_room() {
                 let task = match self.stalled.take() {
                     Some(task) => Some(task),
                     // With nothing in flight there is nothing to reap, so waiting is all there is.
@@ -121,6 +121,12 @@ impl<'q> Flight<'q> {
             self.submit();
             self.reap();
         }
+    }
+
+    /// Whether another read can begin.
+    fn has_room(&self) -> bool {
+        let waits_for_slab = self.stalled.is_some() && self.slabs.free.is_empty();
+        !self.free.is_empty() && !waits_for_slab
     }
 
     /// Puts a task's read into the submission queue.
