@@ -9,13 +9,17 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 [ $# -gt 0 ] || set -- loader-core loader-linux weightloader
 
 host=$(rustc -vV | sed -n 's/^host: //p')
-runtime=$(find "$(rustc --print sysroot)/lib/rustlib/$host/lib" -name 'librustc-*_rt.tsan.a')
+ours=$(rustc --print sysroot)/lib/rustlib/$host
+runtime=$(find "$ours/lib" -name 'librustc-*_rt.tsan.a')
 [ -n "$runtime" ] || fail "the toolchain on the path brings no runtime of ThreadSanitizer"
 
 source ci/cross-toolchain.sh
 
 export CARGO_TARGET_DIR=$cache/thread-sanitizer
+# The toolchain's own linker, because GNU's does not find the old names of C functions that the
+# runtime refers to.
 export RUSTFLAGS="-Zsanitizer=thread -Zexternal-clangrt \
+    -Clink-arg=-B$ours/bin/gcc-ld -Clink-arg=-fuse-ld=lld \
     -Clink-arg=-Wl,--whole-archive,$runtime,--no-whole-archive,-lm,-lpthread,-lc"
 
 packages=()
