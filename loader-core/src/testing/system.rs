@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use crate::testing::FaultyReader;
 use crate::transfer::locked;
 use crate::{
-    Fact, HeapMemory, Mechanism, Platform, PositionalReader, Reader, ResidencyMap, ResidencyRun,
-    Result, System, Usage, WeightFile,
+    Fact, Mechanism, Platform, Reader, ResidencyMap, ResidencyRun, Result, System, Usage,
+    WeightFile,
 };
 
 /// What a [`TestSystem`] says of the page cache.
@@ -126,11 +126,9 @@ pub fn platform(residency: Residency) -> Platform {
         Arc::new(FaultyReader::new(Mechanism::DIRECT, 0).with_alignment(512, 512));
     Platform {
         name: "test",
-        prefetchers: Vec::new(),
-        buffered: Arc::new(PositionalReader::new()),
         direct: Ok(direct),
-        memory: Arc::new(HeapMemory),
         system: Arc::new(TestSystem::new(residency)),
+        ..Platform::portable()
     }
 }
 
