@@ -2,6 +2,8 @@
 
 use std::io;
 use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
 
 use io_uring::{IoUring, Probe, opcode};
 use loader_core::{Mechanism, Refusal};
@@ -24,6 +26,29 @@ pub(crate) fn ring(entries: u32) -> io::Result<IoUring> {
         }
         outcome => outcome,
     }
+}
+
+/// Hands what was queued to the kernel and waits for at least one completion.
+pub(crate) fn submit_and_wait(ring: &mut IoUring) {
+    match ring.submit_and_wait(1) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        Err(error) => {
+            // EAGAIN and EBUSY pass; for any other there is no remedy but to try again, since what
+            // is in flight must be waited for.
+            tracing::debug!(%error, "io_uring_enter");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// The next completion, if one has arrived: the number that its entry was given, and its result.
+pub(crate) fn completed(ring: &mut IoUring) -> Option<(usize, i32)> {
+    let entry = ring.completion().next()?;
+    Some((
+        usize::try_from(entry.user_data()).unwrap_or(usize::MAX),
+        entry.result(),
+    ))
 }
 
 /// Whether io_uring serves here; found out once per process.

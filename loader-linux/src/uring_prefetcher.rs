@@ -3,8 +3,6 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::thread;
-use std::time::Duration;
 
 use io_uring::{IoUring, opcode, squeue::Flags, types::Fd};
 use loader_core::{
@@ -94,7 +92,7 @@ impl Readahead {
             if self.in_flight == 0 {
                 return;
             }
-            self.submit();
+            uring::submit_and_wait(&mut self.ring);
             self.reap(Some(queue));
         }
     }
@@ -125,27 +123,13 @@ impl Readahead {
         self.in_flight += 1;
     }
 
-    fn submit(&mut self) {
-        match self.ring.submit_and_wait(1) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                // EAGAIN and EBUSY pass; for any other there is no remedy but to try again, since
-                // what is in flight must be waited for.
-                tracing::debug!(%error, "io_uring_enter");
-                thread::sleep(Duration::from_millis(1));
-            }
-        }
-    }
-
     fn reap(&mut self, queue: Option<&PrefetchQueue>) {
-        while let Some(entry) = self.ring.completion().next() {
-            let index = usize::try_from(entry.user_data()).unwrap_or(usize::MAX);
+        while let Some((index, result)) = uring::completed(&mut self.ring) {
             let Some(piece) = self.pieces.get_mut(index).and_then(Option::take) else {
                 continue;
             };
             self.in_flight -= 1;
-            match (queue, entry.result()) {
+            match (queue, result) {
                 (None, _) => {}
                 (Some(queue), result @ ..0) => {
                     queue.failed(&piece, &io::Error::from_raw_os_error(-result));
@@ -161,7 +145,7 @@ impl Drop for Readahead {
     fn drop(&mut self) {
         // Only an unwinding `run` leaves reads in flight.
         while self.in_flight > 0 {
-            self.submit();
+            uring::submit_and_wait(&mut self.ring);
             self.reap(None);
         }
     }

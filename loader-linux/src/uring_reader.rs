@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::thread;
-use std::time::Duration;
 
 use io_uring::{IoUring, opcode, types::Fd};
 use loader_core::{HostBuffer, Mechanism, Queue, Reader, Refusal, Support, Task, WeightFile};
@@ -118,7 +117,7 @@ impl<'q> Flight<'q> {
                 }
                 continue;
             }
-            self.submit();
+            uring::submit_and_wait(&mut self.ring);
             self.reap();
         }
     }
@@ -175,35 +174,12 @@ impl<'q> Flight<'q> {
         self.in_flight += 1;
     }
 
-    /// Hands what was queued to the kernel and waits for at least one completion.
-    fn submit(&mut self) {
-        match self.ring.submit_and_wait(1) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                // EAGAIN and EBUSY pass; for any other there is no remedy but to try again, since
-                // what is in flight must be waited for.
-                tracing::debug!(%error, "io_uring_enter");
-                thread::sleep(Duration::from_millis(1));
-            }
-        }
-    }
-
     fn reap(&mut self) {
-        while let Some((index, result)) = self.completed() {
+        while let Some((index, result)) = uring::completed(&mut self.ring) {
             if let Some(read) = self.land(index) {
                 self.finish(read, result);
             }
         }
-    }
-
-    /// The next completion: which read, and its result.
-    fn completed(&mut self) -> Option<(usize, i32)> {
-        let entry = self.ring.completion().next()?;
-        Some((
-            usize::try_from(entry.user_data()).unwrap_or(usize::MAX),
-            entry.result(),
-        ))
     }
 
     /// Takes a completed read out of those in flight.
@@ -238,8 +214,8 @@ impl Drop for Flight<'_> {
     fn drop(&mut self) {
         // Only an unwinding `run` leaves reads in flight. What they were for is told by the tasks.
         while self.in_flight > 0 {
-            self.submit();
-            while let Some((index, _)) = self.completed() {
+            uring::submit_and_wait(&mut self.ring);
+            while let Some((index, _)) = uring::completed(&mut self.ring) {
                 drop(self.land(index));
             }
         }
