@@ -114,6 +114,9 @@ impl<'p> Copier<'p> {
             let begin = job.plan.chunks().first().map_or(0, |chunk| chunk.offset);
             run.add_file(&job.file, begin..end, job.plan.bytes())?;
         }
+        if run.total > TINY {
+            run.note_usage();
+        }
         run.execute(operation, |queues| {
             for (file, job) in jobs.iter().enumerate() {
                 for chunk in job.plan.chunks() {
@@ -146,6 +149,7 @@ impl<'p> Copier<'p> {
         for (file, range, bytes) in files {
             run.add_file(file, range.clone(), *bytes)?;
         }
+        run.note_usage();
         run.execute(operation, |_| Some(feeder))
     }
 }
@@ -177,7 +181,8 @@ fn check_fit(job: &Job<'_>) -> Result<()> {
 struct Run<'c> {
     copier: &'c Copier<'c>,
     started: Instant,
-    before: crate::Usage,
+    /// What the process had used; asking costs more than a tiny operation does.
+    before: Option<crate::Usage>,
     files: Vec<WeightFile>,
     routes: Vec<Route>,
     total: u64,
@@ -234,13 +239,18 @@ impl<'c> Run<'c> {
         Self {
             copier,
             started: Instant::now(),
-            before: copier.platform.system.usage(),
+            before: None,
             files: Vec::new(),
             routes: Vec::new(),
             total: 0,
             tally: Tally::default(),
             events,
         }
+    }
+
+    /// Notes what the process has used so far.
+    fn note_usage(&mut self) {
+        self.before = Some(self.copier.platform.system.usage());
     }
 
     fn add_file(
@@ -331,7 +341,8 @@ impl<'c> Run<'c> {
         if options.cache == CachePolicy::Bypass {
             forget(platform, &files, &routes);
         }
-        let after = platform.system.usage();
+        let after = before.map(|_| platform.system.usage()).unwrap_or_default();
+        let before = before.unwrap_or_default();
         let since = |now: Option<u64>, then: Option<u64>| Some(now?.saturating_sub(then?));
         Ok(Report {
             bytes: landed,

@@ -61,6 +61,9 @@ impl Usage {
 }
 
 /// What happened during an operation.
+///
+/// Page faults and peak memory are not asked for operations of up to 1 MiB, where asking would take
+/// longer than the operation.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Report {

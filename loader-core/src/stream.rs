@@ -282,10 +282,18 @@ impl Background {
 
     /// Which bytes of each file are wanted, from the first to the last, and how many.
     fn wanted(&self) -> Vec<(WeightFile, Range<u64>, u64)> {
-        let mut wanted: Vec<_> = self.files.iter().map(|file| (file.clone(), 0..0, 0)).collect();
+        let mut wanted: Vec<_> = self
+            .files
+            .iter()
+            .map(|file| (file.clone(), 0..0, 0))
+            .collect();
         for item in self.items.iter().filter(|item| !item.range.is_empty()) {
             let (_, range, bytes) = &mut wanted[item.file];
-            let start = if *bytes == 0 { item.range.start } else { range.start };
+            let start = if *bytes == 0 {
+                item.range.start
+            } else {
+                range.start
+            };
             *range = start.min(item.range.start)..range.end.max(item.range.end);
             *bytes += item.range.end - item.range.start;
         }
