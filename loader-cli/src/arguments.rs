@@ -1,0 +1,229 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use weightloader::{CachePolicy, Loader, LoaderBuilder, Strategy};
+
+use crate::failure::Failure;
+
+/// Loads machine-learning weights as fast as the device under them allows, and shows how fast
+/// that is.
+#[derive(Debug, Parser)]
+#[command(name = "weightloader", version, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    /// Print the result as one JSON object on the last line of standard output; everything else
+    /// goes to standard error.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Load a checkpoint into host memory.
+    Load(Load),
+    /// List the tensors of a checkpoint and where they lie.
+    Info(Info),
+    /// Write the exact bytes of one tensor.
+    Extract(Extract),
+    /// Bring a file or checkpoint into the page cache, and wait until it is there.
+    Prefetch(Files),
+    /// Show which part of a file or checkpoint the page cache holds.
+    Residency(Files),
+    /// Drop a file or checkpoint from the page cache.
+    Evict(Files),
+    /// Compare the ways of loading a checkpoint on this machine.
+    Bench(Bench),
+    /// Tell what this machine and a file's filesystem offer, and what that makes of a load.
+    Doctor(Doctor),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Load {
+    #[command(flatten)]
+    pub(crate) source: Source,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
+    /// Drop the files from the page cache first, before the clock starts.
+    #[arg(long)]
+    pub(crate) cold: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Info {
+    /// A file of safetensors, GGUF or raw bytes, an index of shards, or a folder.
+    pub(crate) path: PathBuf,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Extract {
+    /// A file of safetensors, GGUF or raw bytes, an index of shards, or a folder.
+    pub(crate) path: PathBuf,
+    /// The tensor's name.
+    pub(crate) tensor: String,
+    /// The file to write; `-` is standard output.
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Files {
+    /// A file, an index of shards, or a folder with a checkpoint.
+    pub(crate) path: PathBuf,
+}
+
+/// Compare the ways of loading a checkpoint on this machine.
+///
+/// Each way copies all weights into fresh memory, on huge pages where the system has them; its time
+/// includes taking that memory and faulting it in. Ways take turns, once cold (evicted before each)
+/// and once warm (fully cached) a round.
+///
+/// The ceiling is what the device gives: direct reads with a deep queue into huge pages that were
+/// faulted in beforehand, so that nothing but the reads takes time.
+#[derive(Args, Debug)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Bench {
+    #[command(flatten)]
+    pub(crate) source: Source,
+    /// How often each way is measured, cold and warm.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Begin no further round after so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) seconds: Option<u64>,
+    /// Measure these ways only.
+    #[arg(long, value_name = "WAY", value_delimiter = ',')]
+    pub(crate) only: Vec<crate::bench::Way>,
+    /// Draw the result as bars.
+    #[arg(long, value_name = "OUT.svg")]
+    pub(crate) plot: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Doctor {
+    /// A file, an index of shards, or a folder with a checkpoint; without it the machine alone.
+    pub(crate) path: Option<PathBuf>,
+}
+
+/// What is loaded.
+#[derive(Args, Debug)]
+pub(crate) struct Source {
+    /// A file of safetensors, GGUF or raw bytes, an index of shards, or a folder. Without it a
+    /// sample checkpoint is made in the cache folder, and kept for the next time.
+    pub(crate) path: Option<PathBuf>,
+    /// Size of the sample checkpoint.
+    #[arg(long, hide = true, value_name = "BYTES", conflicts_with = "path")]
+    pub(crate) sample_bytes: Option<ByteSize>,
+}
+
+/// Which tensors are meant.
+#[derive(Args, Debug)]
+pub(crate) struct Selection {
+    /// Only tensors with such names: `*` and `?`, `[0-9]`, `{a,b}`; several by commas or by
+    /// repeating the option.
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) tensors: Vec<String>,
+}
+
+/// How bytes are read.
+#[derive(Args, Debug)]
+pub(crate) struct Reading {
+    /// How bytes are read.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) strategy: StrategyName,
+    /// What becomes of the page cache.
+    #[arg(long, value_enum, default_value_t)]
+    cache: CacheName,
+    /// Threads that copy from the page cache [default: what suits the machine].
+    #[arg(long, value_name = "NUMBER")]
+    threads: Option<usize>,
+    /// Direct reads in flight [default: 32].
+    #[arg(long, value_name = "NUMBER")]
+    queue_depth: Option<usize>,
+    /// Bytes of one read at most: 1048576, 4MiB [default: 2MiB].
+    #[arg(long, value_name = "BYTES")]
+    chunk: Option<ByteSize>,
+    /// Bytes of memory used beyond the weights at most.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) memory_limit: Option<ByteSize>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StrategyName {
+    /// Each byte where it is fastest.
+    #[default]
+    Auto,
+    /// Past the page cache; an error where that is not possible.
+    Direct,
+    /// Through the page cache.
+    Buffered,
+    /// Copied out of a memory mapping by one thread, a page fault at a time: for comparison. The
+    /// file must not be truncated meanwhile.
+    Mapped,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum CacheName {
+    /// Whatever is fastest now.
+    #[default]
+    Auto,
+    /// The weights end up cached, so that the next start is warm.
+    Keep,
+    /// Weights that were not cached before are not cached afterwards.
+    Bypass,
+}
+
+impl Reading {
+    /// A loader with these options.
+    pub(crate) fn loader(&self) -> Result<Loader, Failure> {
+        let mut builder = self.builder();
+        if let Some(threads) = self.threads {
+            builder = builder.threads(threads);
+        }
+        if let Some(depth) = self.queue_depth {
+            builder = builder.queue_depth(depth);
+        }
+        if let Some(bytes) = self.chunk {
+            builder = builder.chunk_bytes(bytes.as_u64());
+        }
+        if let Some(bytes) = self.memory_limit {
+            builder = builder.memory_limit(bytes.as_u64());
+        }
+        Ok(builder.build()?)
+    }
+
+    fn builder(&self) -> LoaderBuilder {
+        let strategy = match self.strategy {
+            StrategyName::Auto | StrategyName::Mapped => Strategy::Auto,
+            StrategyName::Direct => Strategy::Direct,
+            StrategyName::Buffered => Strategy::Buffered,
+        };
+        let cache = match self.cache {
+            CacheName::Auto => CachePolicy::Auto,
+            CacheName::Keep => CachePolicy::Keep,
+            CacheName::Bypass => CachePolicy::Bypass,
+        };
+        Loader::builder().strategy(strategy).cache(cache)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Arguments;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

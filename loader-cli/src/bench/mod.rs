@@ -1,0 +1,12 @@
+//! The ways of loading, compared: rounds of turns, cold and warm, and what they add up to.
+
+mod contest;
+mod plot;
+mod result;
+mod table;
+mod way;
+
+pub(crate) use contest::{Contest, Limits};
+pub(crate) use plot::draw;
+pub(crate) use table::describe;
+pub(crate) use way::Way;

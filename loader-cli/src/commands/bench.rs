@@ -1,0 +1,38 @@
+//! `weightloader bench`: the ways of loading, compared.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use weightloader::Loader;
+
+use crate::arguments::Bench;
+use crate::bench::{self, Contest, Limits, Way};
+use crate::failure::Failure;
+use crate::output::Output;
+
+pub(crate) fn run(arguments: &Bench, output: &Output) -> Result<(), Failure> {
+    let loader = Loader::new()?;
+    let path = arguments.source.locate(&loader, output)?;
+    let checkpoint = loader.open(&path)?;
+    if checkpoint.bytes() == 0 {
+        let path = path.display();
+        return Err(Failure::Message(format!(
+            "{path}: there are no weights to load"
+        )));
+    }
+    let ways = if arguments.only.is_empty() {
+        Way::value_variants()
+    } else {
+        &arguments.only
+    };
+    let limits = Limits {
+        rounds: arguments.rounds,
+        time: arguments.seconds.map(Duration::from_secs),
+    };
+    let comparison = Contest::new(&checkpoint, ways)?.run(limits)?;
+    if let Some(path) = &arguments.plot {
+        bench::draw(&comparison, path)?;
+        output.note(format_args!("drawn to {}", path.display()));
+    }
+    output.result(&comparison, bench::describe)
+}

@@ -1,0 +1,12 @@
+//! One module a command.
+
+pub(crate) mod bench;
+pub(crate) mod doctor;
+pub(crate) mod evict;
+pub(crate) mod extract;
+pub(crate) mod info;
+pub(crate) mod load;
+pub(crate) mod prefetch;
+pub(crate) mod residency;
+mod selection;
+mod source;

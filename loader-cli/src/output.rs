@@ -1,0 +1,88 @@
+//! Where results go: for people, and for programs.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// People read standard output, or standard error where programs read standard output.
+#[derive(Debug)]
+pub(crate) struct Output {
+    json: bool,
+    stdout_is_taken: bool,
+}
+
+impl Output {
+    pub(crate) fn new(json: bool) -> Self {
+        Self {
+            json,
+            stdout_is_taken: json,
+        }
+    }
+
+    /// Whether a program reads standard output.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Leaves standard output to the bytes of a tensor.
+    pub(crate) fn keep_off_stdout(&self) -> Self {
+        Self {
+            json: self.json,
+            stdout_is_taken: true,
+        }
+    }
+
+    /// A line, or several, for people.
+    pub(crate) fn say(&self, text: impl Display) {
+        // Where nobody reads it, nothing is lost.
+        let _ = if self.stdout_is_taken {
+            writeln!(io::stderr(), "{text}")
+        } else {
+            writeln!(io::stdout(), "{text}")
+        };
+    }
+
+    /// A remark for people that is no result.
+    pub(crate) fn note(&self, text: impl Display) {
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+
+    /// The result for programs: one object on one line. People get what `lines` says.
+    pub(crate) fn result<T: Serialize>(
+        &self,
+        result: &T,
+        lines: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
+        self.say(lines(result));
+        if !self.json {
+            return Ok(());
+        }
+        let mut line = serde_json::to_string(result)
+            .map_err(|error| Failure::Message(format!("cannot write the result: {error}")))?;
+        line.push('\n');
+        let mut stdout = io::stdout().lock();
+        stdout
+            .write_all(line.as_bytes())
+            .and_then(|()| stdout.flush())
+            .map_err(Failure::Stdout)
+    }
+
+    /// Tells why the command failed.
+    pub(crate) fn fail(&self, failure: &Failure) {
+        if failure.is_broken_pipe() {
+            return;
+        }
+        self.note(format_args!("error: {failure}"));
+        if self.json {
+            self.fail_as_json(&failure.to_string());
+        }
+    }
+
+    /// Tells programs why the command failed.
+    pub(crate) fn fail_as_json(&self, message: &str) {
+        let _ = writeln!(io::stdout(), "{}", serde_json::json!({ "error": message }));
+    }
+}
