@@ -110,9 +110,7 @@ impl<'p> Copier<'p> {
         let mut run = Run::start(self, unbounded());
         for job in &jobs {
             check_fit(job)?;
-            let end = job.plan.chunks().last().map_or(0, Chunk::end);
-            let begin = job.plan.chunks().first().map_or(0, |chunk| chunk.offset);
-            run.add_file(&job.file, begin..end, job.plan.bytes())?;
+            run.add_file(&job.file, job.plan.span(), job.plan.bytes())?;
         }
         if run.total > TINY {
             run.note_usage();
@@ -309,19 +307,19 @@ impl<'c> Run<'c> {
             if feeder.is_none() {
                 transfer.close();
             }
+            let may_wait = routes.iter().any(Route::may_wait);
+            let crew = Crew {
+                platform,
+                options,
+                transfer: &transfer,
+                queues: &queues,
+                direct_workers,
+                may_wait,
+            };
             let inline = feeder.is_none() && total <= TINY && direct.waiting() == 0;
             if inline {
-                let _ = platform.buffered.run(&buffered);
+                crew.read_buffered();
             } else {
-                let may_wait = routes.iter().any(Route::may_wait);
-                let crew = Crew {
-                    platform,
-                    options,
-                    transfer: &transfer,
-                    queues: &queues,
-                    direct_workers,
-                    may_wait,
-                };
                 thread::scope(|scope| {
                     coordinate(scope, crew, feeder, &events.1, total, &mut operation);
                 });
@@ -544,7 +542,7 @@ fn start<'scope>(
 impl Crew<'_> {
     fn read_direct(&self) {
         let outcome = match &self.platform.direct {
-            Ok(reader) => reader.run(self.queues.direct),
+            Ok(reader) => self.read(&**reader, self.queues.direct),
             Err(refusal) => Err(refusal.clone()),
         };
         if let Err(refusal) = outcome {
@@ -555,13 +553,46 @@ impl Crew<'_> {
     }
 
     fn read_buffered(&self) {
-        if let Err(refusal) = self.platform.buffered.run(self.queues.buffered) {
+        if let Err(refusal) = self.read(&*self.platform.buffered, self.queues.buffered) {
             self.fail(refusal);
         }
+    }
+
+    /// Lets `reader` serve `queue`. One that leaves before everything has landed ends the
+    /// operation, for nobody else may come for what it leaves.
+    fn read(
+        &self,
+        reader: &dyn crate::Reader,
+        queue: &crate::Queue<'_>,
+    ) -> std::result::Result<(), Refusal> {
+        let mut leaving = Leaving {
+            transfer: self.transfer,
+            mechanism: reader.mechanism(),
+            refused: false,
+        };
+        let outcome = reader.run(queue);
+        leaving.refused = outcome.is_err();
+        outcome
     }
 
     fn fail(&self, refusal: Refusal) {
         let Refusal { mechanism, reason } = refusal;
         self.transfer.fail(Error::Unsupported { mechanism, reason });
+    }
+}
+
+/// Looks at what a reader leaves behind when it returns or unwinds.
+struct Leaving<'a> {
+    transfer: &'a Transfer,
+    mechanism: Mechanism,
+    refused: bool,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if !self.refused && !self.transfer.is_over() {
+            let mechanism = self.mechanism;
+            self.transfer.fail(Error::Abandoned { mechanism });
+        }
     }
 }

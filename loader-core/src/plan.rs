@@ -1,5 +1,7 @@
 //! Pure arithmetic: byte ranges of a file become chunks with destinations.
 
+use std::ops::Range;
+
 use crate::{Error, Result};
 
 /// Bytes of a file and where they shall land.
@@ -69,6 +71,8 @@ impl Plan {
         for extent in coalesce(extents) {
             plan.cut(extent, chunk_bytes.max(1));
         }
+        // Where extents overlap, the chunks of one lie among those of another.
+        plan.chunks.sort_by_key(|chunk| chunk.offset);
         Ok(plan)
     }
 
@@ -82,6 +86,14 @@ impl Plan {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// From the first byte that is read to the last, in bytes from the start of the file on disk.
+    #[must_use]
+    pub fn span(&self) -> Range<u64> {
+        let start = self.chunks.iter().map(|chunk| chunk.offset).min();
+        let end = self.chunks.iter().map(Chunk::end).max();
+        start.unwrap_or(0)..end.unwrap_or(0)
     }
 
     fn cut(&mut self, extent: Extent, chunk_bytes: u64) {
