@@ -114,9 +114,10 @@ dtypes! {
     Q5_1: 32 in 24, align 4;
     /// 8 bits and a scale.
     Q8_0: 32 in 34, align 2;
-    /// 8 bits, a scale and a sum, of single precision as gguf-py (`GGML_QUANT_SIZES`) has them in
-    /// files. In ggml's memory they have had half precision, and blocks 36 bytes, since 2024;
-    /// ggml's own tools write no files of this type.
+    /// 8 bits, a scale and a sum, stored with single precision: 40 bytes, as gguf-py has it
+    /// (`constants.py`, `GGML_QUANT_SIZES`). In ggml's memory the two have half precision
+    /// (`ggml-common.h`, `block_q8_1`: 36 bytes), but its quantiser does not offer this type for
+    /// files: it is what activations are turned into while a model runs.
     Q8_1: 32 in 40, align 4;
     /// 2 bits in super-blocks.
     Q2_K: 256 in 84, align 4;

@@ -120,7 +120,7 @@ fn check_complete(folder: &Path, shards: &[PathBuf]) -> Result<()> {
             .find(|&(wanted, found)| found != Some(wanted))
         {
             let missing = set[0].sibling(missing);
-            let message = format_args!("the shard {} is missing", missing.display());
+            let message = format!("the shard {} is missing", missing.display());
             return Err(refuse(folder, message));
         }
     }

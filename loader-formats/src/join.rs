@@ -83,7 +83,7 @@ fn by_name(files: &[WeightFile], tensors: &[TensorInfo]) -> Result<Vec<u32>> {
                 format_error(file, start, format_args!("two tensors are named {name}"))
             } else {
                 let other = files[first.file()].path().display();
-                let message = format_args!("a tensor is named {name}, as is one of {other}");
+                let message = format!("a tensor is named {name}, as is one of {other}");
                 format_error(file, start, message)
             });
         }
@@ -99,7 +99,7 @@ fn check_overlap(files: &[WeightFile], tensors: &[TensorInfo]) -> Result<()> {
             if last.file() == tensor.file() && last.range().end > tensor.range().start {
                 let file = &files[tensor.file()];
                 let (a, b) = (Quoted(last.name()), Quoted(tensor.name()));
-                let message = format_args!("the tensors {a} and {b} overlap");
+                let message = format!("the tensors {a} and {b} overlap");
                 return Err(format_error(file, tensor.range().start, message));
             }
         }

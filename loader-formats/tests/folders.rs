@@ -9,7 +9,6 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
 
 use loader_core::Error;
 use loader_formats::{Checkpoint, Dtype, Format, OpenOptions};
@@ -494,7 +493,7 @@ fn links_to_shards_are_followed() {
         ),
     ] {
         fs::write(blobs.join(blob), content).unwrap();
-        let target = Path::new("../../blobs").join(blob);
+        let target = std::path::Path::new("../../blobs").join(blob);
         std::os::unix::fs::symlink(target, snapshot.join(name)).unwrap();
     }
     let expected = pairs(&[("a", "one.safetensors"), ("b", "two.safetensors")]);
@@ -510,4 +509,10 @@ fn links_to_shards_are_followed() {
     assert!(
         matches!(Checkpoint::open(&snapshot), Err(Error::Io { path, .. }) if path.ends_with("two.safetensors"))
     );
+}
+
+#[test]
+fn an_index_can_be_shared_by_threads() {
+    fn is_shared<T: Send + Sync + Clone>() {}
+    is_shared::<Checkpoint>();
 }

@@ -80,12 +80,11 @@ fn check_version(reader: &mut HeaderReader<'_>) -> Result<()> {
         // Versions are small, so the other byte order shows in the low half.
         swapped if swapped & 0xffff == 0 => {
             let version = swapped.swap_bytes();
-            let message =
-                format_args!("GGUF version {version} in big-endian byte order is not read");
+            let message = format!("GGUF version {version} in big-endian byte order is not read");
             Err(reader.error_at(4, message))
         }
         version => {
-            let message = format_args!("GGUF version {version} is not read, versions 2 and 3 are");
+            let message = format!("GGUF version {version} is not read, versions 2 and 3 are");
             Err(reader.error_at(4, message))
         }
     }
@@ -106,7 +105,7 @@ impl Keys {
     fn read(reader: &mut HeaderReader<'_>, count: u64) -> Result<Self> {
         check_room(reader, count, SMALLEST_KEY, "keys")?;
         if count > MOST_KEYS {
-            let message = format_args!("{count} keys are claimed, at most {MOST_KEYS} are read");
+            let message = format!("{count} keys are claimed, at most {MOST_KEYS} are read");
             return Err(reader.error(message));
         }
         let mut keys = Self::default();
@@ -115,7 +114,7 @@ impl Keys {
             let key = value::text(reader)?;
             let value = value::read(reader, &key)?;
             if keys.text.contains_key(&key) || keys.arrays.contains(&key) {
-                let message = format_args!("the key {} appears twice", Quoted(&key));
+                let message = format!("the key {} appears twice", Quoted(&key));
                 return Err(reader.error_at(start, message));
             }
             keys.note(&key, value.as_ref())
@@ -183,7 +182,7 @@ fn read_tensors(
         let range = tensor.range();
         let moved = data_start.and_then(|start| tensor.move_by(start));
         if moved.is_none() || tensor.range().end > file.len() {
-            let message = format_args!(
+            let message = format!(
                 "the tensor {} spans bytes {range:?} after the header, the file of {} bytes ends before; was it cut short?",
                 Quoted(tensor.name()),
                 file.len()
@@ -201,7 +200,7 @@ fn read_tensor(reader: &mut HeaderReader<'_>, file_len: u64, alignment: u64) -> 
     let dimensions = value::natural(reader)?;
     if dimensions > MOST_DIMENSIONS {
         let name = Quoted(&name);
-        let message = format_args!(
+        let message = format!(
             "{dimensions} dimensions are claimed, at most {MOST_DIMENSIONS} are read (tensor {name})"
         );
         return Err(reader.error_at(start, message));
@@ -255,7 +254,7 @@ fn range(
 fn check_room(reader: &HeaderReader<'_>, count: u64, smallest: u64, what: &str) -> Result<()> {
     let room = reader.remaining() / smallest;
     if count > room {
-        let message = format_args!("{count} {what} are claimed, there is room for {room} at most");
+        let message = format!("{count} {what} are claimed, there is room for {room} at most");
         return Err(reader.error(message));
     }
     Ok(())

@@ -18,7 +18,7 @@ pub(crate) fn open(file: WeightFile, options: &OpenOptions) -> Result<Checkpoint
     match part {
         None => join(Format::Gguf, vec![(file, header)]),
         Some(part) => {
-            let message = format_args!(
+            let message = format!(
                 "this is part {} of {} of a split file; open its path to have them all",
                 part.number, part.count
             );

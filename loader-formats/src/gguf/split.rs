@@ -19,7 +19,7 @@ pub(crate) fn open_split(file: WeightFile, options: &OpenOptions) -> Result<Chec
     let name = ShardName::of(file.path())
         .filter(|name| (name.number.into(), name.count.into()) == (part.number, part.count))
         .ok_or_else(|| {
-            let message = format_args!(
+            let message = format!(
                 "this is part {number} of {count}, but is not named so (…-{number:05}-of-{count:05}.gguf)",
                 number = part.number,
                 count = part.count
@@ -63,7 +63,7 @@ fn open_part(
     };
     if part != Some(expected) {
         let found = part.map_or_else(|| "no part".to_owned(), |part| part.to_string());
-        let message = format_args!("expected {expected}, found {found}");
+        let message = format!("expected {expected}, found {found}");
         return Err(format_error(&file, 0, message));
     }
     Ok((file, header))
@@ -77,7 +77,7 @@ fn check_sum(parts: &[(WeightFile, Header)], part: Part) -> Result<()> {
         .sum();
     match part.tensors {
         Some(expected) if expected != found => {
-            let message = format_args!(
+            let message = format!(
                 "split.tensors.count is {expected}, the {} parts have {found} tensors",
                 part.count
             );

@@ -121,7 +121,7 @@ fn skip_array(reader: &mut HeaderReader<'_>, key: &str, deepest: u32) -> Result<
     let bytes = len.saturating_mul(smallest);
     if bytes > reader.remaining() {
         let key = Quoted(key);
-        let message = format_args!(
+        let message = format!(
             "an array is said to have {len} elements, there is room for {} (key {key})",
             reader.remaining() / smallest
         );
@@ -137,7 +137,7 @@ fn skip_array(reader: &mut HeaderReader<'_>, key: &str, deepest: u32) -> Result<
         ARRAY => {
             let Some(deepest) = deepest.checked_sub(1) else {
                 let key = Quoted(key);
-                let message = format_args!("arrays lie more than {DEEPEST} deep (key {key})");
+                let message = format!("arrays lie more than {DEEPEST} deep (key {key})");
                 return Err(reader.error(message));
             };
             for _ in 0..len {

@@ -51,7 +51,7 @@ pub(crate) fn read(file: &WeightFile, options: &OpenOptions) -> Result<Header> {
 /// The length that the file begins with, checked.
 fn header_length(file: &WeightFile, options: &OpenOptions) -> Result<u64> {
     let Some(rest) = file.len().checked_sub(LENGTH) else {
-        let message = format_args!(
+        let message = format!(
             "a safetensors file begins with {LENGTH} bytes of header length, this file has {}",
             file.len()
         );
@@ -61,13 +61,13 @@ fn header_length(file: &WeightFile, options: &OpenOptions) -> Result<u64> {
     file.read_exact_at(&mut length, 0)?;
     let length = u64::from_le_bytes(length);
     if length > rest {
-        let message = format_args!(
+        let message = format!(
             "the header is said to be {length} bytes long, {rest} follow; was the file cut short?"
         );
         return Err(format_error(file, 0, message));
     }
     if length > options.header_limit {
-        let message = format_args!(
+        let message = format!(
             "the header is {length} bytes long, more than the limit of {}",
             options.header_limit
         );
@@ -91,20 +91,20 @@ fn check_cover(file: &WeightFile, data_start: u64, tensors: &[TensorInfo]) -> Re
         let start = tensor.range().start;
         let name = Quoted(tensor.name());
         if start > end {
-            let message = format_args!(
+            let message = format!(
                 "no tensor covers the {} bytes before {name}; a safetensors file has no holes",
                 start - end
             );
             return Err(format_error(file, end, message));
         }
         if start < end {
-            let message = format_args!("the tensor {name} overlaps the one before it");
+            let message = format!("the tensor {name} overlaps the one before it");
             return Err(format_error(file, start, message));
         }
         end = tensor.range().end;
     }
     if end < file.len() {
-        let message = format_args!(
+        let message = format!(
             "{} bytes follow the last tensor; a safetensors file ends with it",
             file.len() - end
         );
@@ -251,7 +251,7 @@ impl<'de> Visitor<'de> for TensorSeed {
         let offsets = offsets.ok_or_else(|| missing("data_offsets"))?;
         let [begin, end] = *offsets else {
             let name = Quoted(&self.name);
-            let message = format_args!("data_offsets needs two numbers (tensor {name})");
+            let message = format!("data_offsets needs two numbers (tensor {name})");
             return Err(A::Error::custom(message));
         };
         self.check(dtype, shape, begin, end)
@@ -347,12 +347,12 @@ impl<'de> Visitor<'de> for Metadata<'_> {
         while let Some(key) = map.next_key_seed(json::Text)? {
             let value = map.next_value_seed(json::Text)?;
             if self.0.len() == MOST_METADATA {
-                let message = format_args!("__metadata__ has more than {MOST_METADATA} entries");
+                let message = format!("__metadata__ has more than {MOST_METADATA} entries");
                 return Err(A::Error::custom(message));
             }
             let quoted = Quoted(&key).to_string();
             if self.0.insert(key.into(), value.into()).is_some() {
-                let message = format_args!("__metadata__ has {quoted} twice");
+                let message = format!("__metadata__ has {quoted} twice");
                 return Err(A::Error::custom(message));
             }
         }

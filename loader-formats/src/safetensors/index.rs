@@ -36,8 +36,7 @@ pub(crate) fn open_index(path: &Path, options: &OpenOptions) -> Result<Checkpoin
                 .is_ok_and(|found| found.file() == number)
             {
                 let (tensor, shard) = (Quoted(tensor), Quoted(shard));
-                let message =
-                    format_args!("the tensor {tensor} is said to be in {shard}, and is not");
+                let message = format!("the tensor {tensor} is said to be in {shard}, and is not");
                 return Err(format_error(&file, 0, message));
             }
         }
@@ -47,7 +46,7 @@ pub(crate) fn open_index(path: &Path, options: &OpenOptions) -> Result<Checkpoin
 
 fn read(file: &WeightFile, options: &OpenOptions) -> Result<Shards> {
     if file.len() > options.header_limit {
-        let message = format_args!(
+        let message = format!(
             "the index is {} bytes long, more than the limit of {}",
             file.len(),
             options.header_limit
@@ -62,7 +61,7 @@ fn read(file: &WeightFile, options: &OpenOptions) -> Result<Shards> {
     for tensors in shards.values_mut() {
         tensors.sort_unstable();
         if let Some(pair) = tensors.windows(2).find(|pair| pair[0] == pair[1]) {
-            let message = format_args!("the tensor {} appears twice", Quoted(&pair[0]));
+            let message = format!("the tensor {} appears twice", Quoted(&pair[0]));
             return Err(format_error(file, 0, message));
         }
     }
@@ -76,7 +75,7 @@ fn check_name(index: &WeightFile, name: &str) -> Result<()> {
     if leads_elsewhere {
         let name = Quoted(name);
         let message =
-            format_args!("{name} cannot be a shard: expected the name of a file in this folder");
+            format!("{name} cannot be a shard: expected the name of a file in this folder");
         return Err(format_error(index, 0, message));
     }
     Ok(())
@@ -86,7 +85,7 @@ fn check_name(index: &WeightFile, name: &str) -> Result<()> {
 fn missing(error: Error, index: &WeightFile, name: &str) -> Error {
     match error {
         Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-            let message = format_args!("the shard {} is not in this folder", Quoted(name));
+            let message = format!("the shard {} is not in this folder", Quoted(name));
             format_error(index, 0, message)
         }
         other => other,
