@@ -71,13 +71,23 @@ mod tests {
         let disk = dir.path().join("sda");
         fs::create_dir_all(disk.join("queue")).unwrap();
         fs::create_dir_all(disk.join("sda1")).unwrap();
-        for (name, value) in [("read_ahead_kb", 128), ("max_sectors_kb", 1280), ("rotational", 0)] {
+        for (name, value) in [
+            ("read_ahead_kb", 128),
+            ("max_sectors_kb", 1280),
+            ("rotational", 0),
+        ] {
             fs::write(disk.join("queue").join(name), format!("{value}\n")).unwrap();
         }
         let whole = described(&disk).unwrap();
         let partition = described(&disk.join("sda1")).unwrap();
         assert_eq!((whole.name.as_str(), whole.readahead), ("sda", 128 << 10));
-        assert_eq!(partition, BlockDevice { name: "sda1".into(), ..whole.clone() });
+        assert_eq!(
+            partition,
+            BlockDevice {
+                name: "sda1".into(),
+                ..whole.clone()
+            }
+        );
         assert_eq!(whole.advice_window(), 1280 << 10);
         assert_eq!(described(dir.path()), None);
     }

@@ -56,29 +56,37 @@ impl HostMemory for HugePageMemory {
 
     /// `MADV_POPULATE_WRITE`, since Linux 5.14; before that, whoever fills the memory faults it in.
     fn populate(&self, start: NonNull<u8>, len: usize) {
-        let page = page_size();
-        // Outwards to whole pages: faulting in what lies beside changes nothing there.
-        let before = start.addr().get() % page;
-        let Some(whole) = len
-            .checked_add(before)
-            .and_then(|len| len.checked_next_multiple_of(page))
-        else {
-            return;
-        };
-        if len == 0 {
-            return;
-        }
-        let first = start.as_ptr().wrapping_sub(before);
-        // SAFETY: populating leaves contents as they are, whatever the memory is: pages that are
-        // there stay, missing ones are faulted in as a write would, and where nothing is mapped or
-        // nothing may be written the call fails.
-        let outcome = unsafe {
-            rustix::mm::madvise(first.cast(), whole, rustix::mm::Advice::LinuxPopulateWrite)
-        };
-        if let Err(error) = outcome {
+        if let Err(error) = fault_in(start, len) {
             tracing::trace!(%error, len, "memory is not faulted in ahead");
         }
     }
+}
+
+impl HugePageMemory {
+    /// Whether this kernel faults memory in on request.
+    pub(crate) fn can_populate() -> io::Result<()> {
+        let page = MmapOptions::new().len(1).map_anon()?;
+        fault_in(NonNull::from(&*page).cast(), page.len())
+    }
+}
+
+fn fault_in(start: NonNull<u8>, len: usize) -> io::Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    let page = page_size();
+    // Outwards to whole pages: faulting in what lies beside changes nothing there.
+    let before = start.addr().get() % page;
+    let whole = len
+        .checked_add(before)
+        .and_then(|len| len.checked_next_multiple_of(page))
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    let first = start.as_ptr().wrapping_sub(before);
+    // SAFETY: populating leaves contents as they are, whatever the memory is: pages that are there
+    // stay, missing ones are faulted in as a write would, and where nothing is mapped or nothing
+    // may be written the call fails.
+    unsafe { rustix::mm::madvise(first.cast(), whole, rustix::mm::Advice::LinuxPopulateWrite) }?;
+    Ok(())
 }
 
 /// A part of an anonymous mapping.

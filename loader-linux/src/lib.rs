@@ -5,10 +5,14 @@
 //! [`Platform`] together themselves.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
+mod block_device;
 mod direct_file;
 mod direct_reader;
+mod facts;
 mod filesystem;
 mod host_memory;
+mod madvise_prefetcher;
+mod memory_limits;
 mod residency;
 mod system;
 mod system_calls;
@@ -26,6 +30,7 @@ use loader_core::{Platform, PositionalReader, Prefetcher, Reader, Refusal};
 
 pub use direct_reader::DirectReader;
 pub use host_memory::HugePageMemory;
+pub use madvise_prefetcher::MadvisePrefetcher;
 pub use system::LinuxSystem;
 
 #[cfg(feature = "io-uring")]
@@ -44,6 +49,7 @@ pub fn platform() -> Platform {
     let mut prefetchers: Vec<Arc<dyn Prefetcher>> = Vec::new();
     // Why there is none has just been said of the reader.
     prefetchers.extend(uring_prefetcher().ok());
+    prefetchers.push(Arc::new(MadvisePrefetcher));
     Platform {
         name: if cfg!(target_os = "android") {
             "Android"

@@ -85,7 +85,9 @@ impl Hierarchy {
         })?;
         // In a container the mount may show only a part of the tree, which the group's path may or
         // may not begin with; groups outside what is mounted cannot be read.
-        let below = Path::new(group).strip_prefix(&root).unwrap_or(Path::new(""));
+        let below = Path::new(group)
+            .strip_prefix(&root)
+            .unwrap_or(Path::new(""));
         let inside = below
             .components()
             .all(|component| matches!(component, Component::Normal(_)));
@@ -175,7 +177,7 @@ mod tests {
     use std::collections::HashMap;
 
     /// A machine of these files.
-    fn machine(files: &[(&str, &str)]) -> impl Fn(&Path) -> Option<String> {
+    fn machine(files: &[(&str, &str)]) -> impl Fn(&Path) -> Option<String> + use<> {
         let files: HashMap<PathBuf, String> = files
             .iter()
             .map(|(path, text)| (PathBuf::from(path), (*text).to_owned()))
@@ -205,13 +207,34 @@ mod tests {
         let read = machine(&[
             MEMINFO,
             V2_MOUNT,
-            ("/proc/self/cgroup", "0::/system.slice/model.service/worker\n"),
-            ("/sys/fs/cgroup/system.slice/model.service/worker/memory.max", "max\n"),
-            ("/sys/fs/cgroup/system.slice/model.service/worker/memory.high", "max\n"),
-            ("/sys/fs/cgroup/system.slice/model.service/worker/memory.current", "1\n"),
-            ("/sys/fs/cgroup/system.slice/model.service/memory.max", "1000000\n"),
-            ("/sys/fs/cgroup/system.slice/model.service/memory.high", "max\n"),
-            ("/sys/fs/cgroup/system.slice/model.service/memory.current", "900000\n"),
+            (
+                "/proc/self/cgroup",
+                "0::/system.slice/model.service/worker\n",
+            ),
+            (
+                "/sys/fs/cgroup/system.slice/model.service/worker/memory.max",
+                "max\n",
+            ),
+            (
+                "/sys/fs/cgroup/system.slice/model.service/worker/memory.high",
+                "max\n",
+            ),
+            (
+                "/sys/fs/cgroup/system.slice/model.service/worker/memory.current",
+                "1\n",
+            ),
+            (
+                "/sys/fs/cgroup/system.slice/model.service/memory.max",
+                "1000000\n",
+            ),
+            (
+                "/sys/fs/cgroup/system.slice/model.service/memory.high",
+                "max\n",
+            ),
+            (
+                "/sys/fs/cgroup/system.slice/model.service/memory.current",
+                "900000\n",
+            ),
             (
                 "/sys/fs/cgroup/system.slice/model.service/memory.stat",
                 "anon 500000\nfile 400000\nkernel 1\ninactive_anon 5\nactive_anon 6\n\
@@ -259,19 +282,31 @@ mod tests {
                 MEMINFO,
                 ("/proc/self/mountinfo", mounts),
                 ("/proc/self/cgroup", groups),
-                ("/sys/fs/cgroup/memory/jobs/one/memory.limit_in_bytes", limit),
-                ("/sys/fs/cgroup/memory/jobs/one/memory.usage_in_bytes", "3000\n"),
+                (
+                    "/sys/fs/cgroup/memory/jobs/one/memory.limit_in_bytes",
+                    limit,
+                ),
+                (
+                    "/sys/fs/cgroup/memory/jobs/one/memory.usage_in_bytes",
+                    "3000\n",
+                ),
                 (
                     "/sys/fs/cgroup/memory/jobs/one/memory.stat",
                     "inactive_file 7\ntotal_inactive_file 500\ntotal_active_file 100\n",
                 ),
-                ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+                (
+                    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+                    "9223372036854771712\n",
+                ),
                 ("/sys/fs/cgroup/memory/memory.usage_in_bytes", "3000\n"),
             ])
         };
         let group = tightest_group(&files("4000\n")).unwrap();
         assert_eq!(group.folder, Path::new(folder));
-        assert_eq!((group.version, group.limit, group.available), (1, 4000, 1600));
+        assert_eq!(
+            (group.version, group.limit, group.available),
+            (1, 4000, 1600)
+        );
         assert_eq!(tightest_group(&files("9223372036854771712\n")), None);
         // With pages of 64 KiB.
         assert_eq!(tightest_group(&files("9223372036854710272\n")), None);
@@ -299,15 +334,23 @@ mod tests {
     #[test]
     fn address_space_is_a_limit() {
         let read = machine(&[MEMINFO, ("/proc/self/status", "VmSize:\t    1000 kB\n")]);
-        assert_eq!(available(&read, Some(1_500_000)), Some(1_500_000 - 1_024_000));
+        assert_eq!(
+            available(&read, Some(1_500_000)),
+            Some(1_500_000 - 1_024_000)
+        );
         assert_eq!(available(&read, Some(10)), Some(0));
         assert_eq!(available(&read, Some(u64::MAX)), Some(8_000_000 * 1024));
     }
 
     #[test]
     fn nonsense_is_no_limit() {
-        for line in ["", " - ", "a b c d e - cgroup", "a b c d e - cgroup2 x y", "1 2 3 / /m - ext4 x y"]
-        {
+        for line in [
+            "",
+            " - ",
+            "a b c d e - cgroup",
+            "a b c d e - cgroup2 x y",
+            "1 2 3 / /m - ext4 x y",
+        ] {
             assert_eq!(Hierarchy::of_mount(line, "4:memory\n\n:\n"), None, "{line}");
         }
     }

@@ -6,8 +6,9 @@ use std::ops::Range;
 use loader_core::{Error, Fact, Mechanism, ResidencyMap, Result, System, Usage, WeightFile};
 use rustix::fs::fadvise;
 use rustix::param::page_size;
+use rustix::process::{Resource, getrlimit};
 
-use crate::{residency, system_calls, usage};
+use crate::{facts, memory_limits, residency, system_calls, usage};
 
 /// Linux, or Android.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,8 +16,9 @@ use crate::{residency, system_calls, usage};
 pub struct LinuxSystem;
 
 impl System for LinuxSystem {
+    /// Bounded by control groups of either version and by the limit on the address space.
     fn available_memory(&self) -> Option<u64> {
-        None
+        memory_limits::available(&facts::read_text, getrlimit(Resource::As).current)
     }
 
     fn usage(&self) -> Usage {
@@ -72,10 +74,10 @@ impl System for LinuxSystem {
     }
 
     fn machine_facts(&self) -> Vec<Fact> {
-        Vec::new()
+        facts::of_machine(&facts::read_text, self.available_memory())
     }
 
-    fn file_facts(&self, _file: &WeightFile) -> Vec<Fact> {
-        Vec::new()
+    fn file_facts(&self, file: &WeightFile) -> Vec<Fact> {
+        facts::of_file(file)
     }
 }
