@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use crate::budget::{self, Lease};
+use crate::prefault::Prefault;
 use crate::queue::{Group, Piece};
 use crate::route::{Route, TINY, Way};
 use crate::transfer::{Event, Tally, Transfer};
@@ -484,7 +485,7 @@ impl Drop for StopAtEnd<'_> {
 /// The workers of one operation, started when first there is work for them.
 #[derive(Default)]
 struct Hired {
-    direct: bool,
+    direct: Option<Lease>,
     buffered: Option<Lease>,
 }
 
@@ -494,8 +495,8 @@ const WAITING_WORKERS: usize = 8;
 
 impl Hired {
     fn hire<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, crew: Crew<'scope>) {
-        if !self.direct && crew.queues.direct.waiting() > 0 {
-            self.direct = true;
+        if self.direct.is_none() && crew.queues.direct.waiting() > 0 {
+            self.direct = Some(prefault(scope, crew));
             for _ in 0..crew.direct_workers {
                 start(scope, crew.transfer, "weightloader-direct", move || {
                     crew.read_direct()
@@ -519,6 +520,23 @@ impl Hired {
         }
     }
 }
+
+/// Starts threads that fault in the destination of direct reads on processors that these leave idle.
+fn prefault<'scope>(scope: &'scope Scope<'scope, '_>, crew: Crew<'scope>) -> Lease {
+    let idle = budget::processors().saturating_sub(1).min(MOST_PREFAULTERS);
+    let lease = budget::WORKERS.lease(idle, 0, budget::most_workers());
+    let memory = Arc::new(Prefault::new(crew.queues.direct));
+    for _ in 0..lease.amount() {
+        let memory = Arc::clone(&memory);
+        start(scope, crew.transfer, "weightloader-prefault", move || {
+            memory.run(crew.queues.direct, &*crew.platform.memory);
+        });
+    }
+    lease
+}
+
+/// Zeroing pages by more threads than this brings nothing: memory is busy.
+const MOST_PREFAULTERS: usize = 4;
 
 /// Starts a worker; an operation that cannot have one fails.
 fn start<'scope>(

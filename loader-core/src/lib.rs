@@ -22,6 +22,7 @@ mod plan;
 mod platform;
 mod positional;
 mod positional_reader;
+mod prefault;
 mod prefetch;
 mod prefetcher;
 mod queue;

@@ -8,6 +8,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::prefault::Memory;
 use crate::transfer::{Transfer, locked};
 use crate::{Error, Mechanism, Refusal, WeightFile, positional};
 
@@ -142,6 +143,20 @@ impl<'a> Queue<'a> {
     #[must_use]
     pub fn depth(&self) -> usize {
         self.depth
+    }
+
+    /// Whether readers shall take no more tasks.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.transfer.is_stopped()
+    }
+
+    /// Where the tasks that wait will land.
+    pub(crate) fn waiting_memory(&self) -> Vec<Memory> {
+        let memory = |piece: &Piece| Memory {
+            start: piece.start,
+            len: piece.len,
+        };
+        locked(&self.pieces).iter().map(memory).collect()
     }
 
     /// How many tasks wait to be taken.
