@@ -98,8 +98,8 @@ impl Guarded {
         }
     }
 
-    /// Checks that whatever landed is right, and nothing landed beside it; tells how many bytes
-    /// did.
+    /// Checks that whatever landed is right or zero, and nothing landed beside it; tells how many
+    /// bytes are right.
     ///
     /// # Panics
     /// Where that is not so.
@@ -117,7 +117,8 @@ impl Guarded {
                 for (at, byte) in found.iter().enumerate() {
                     if *byte == expected[at] {
                         landed += 1;
-                    } else if *byte != untouched[at] {
+                    } else if *byte != untouched[at] && *byte != 0 {
+                        // Zeros are what direct I/O leaves of a block beyond a file's new end.
                         let (at, len) = (start + at, self.expected.len());
                         panic!("{what}: byte {at} of {len} is wrong");
                     }

@@ -1,0 +1,126 @@
+//! Where a seccomp filter refuses io_uring, in part or altogether, loads go on without it and say
+//! why; as in containers.
+#![cfg(all(target_os = "linux", feature = "io-uring"))]
+
+use std::collections::BTreeMap;
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+use loader_core::{Copier, Extent, Job, LoadOptions, Operation, Strategy, WeightFile};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
+const REFUSED: &str = "WEIGHTLOADER_TEST_REFUSED_CALL";
+
+/// Runs `refused_here` in a process of its own, since a filter cannot be taken off again.
+fn refuse(call: i64, errno: i32) {
+    let child = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "refused_here", "--nocapture", "--ignored"])
+        .env(REFUSED, format!("{call}:{errno}"))
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&child.stdout);
+    let errors = String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success(), "{output}\n{errors}");
+    assert!(output.contains("1 passed"), "{output}\n{errors}");
+    for line in output.lines().filter(|line| line.contains("skipped:")) {
+        println!("{line}");
+    }
+}
+
+#[test]
+fn setup_forbidden() {
+    refuse(libc::SYS_io_uring_setup, libc::EPERM);
+}
+
+#[test]
+fn setup_missing() {
+    refuse(libc::SYS_io_uring_setup, libc::ENOSYS);
+}
+
+#[test]
+fn enter_forbidden() {
+    refuse(libc::SYS_io_uring_enter, libc::EPERM);
+}
+
+#[test]
+fn register_forbidden() {
+    refuse(libc::SYS_io_uring_register, libc::EACCES);
+}
+
+/// Run by the others in a child process, behind a filter.
+#[test]
+#[ignore = "run by the other tests in a process of its own"]
+fn refused_here() {
+    let refused = env::var(REFUSED).expect("run by the other tests");
+    let (call, errno) = refused.split_once(':').unwrap();
+    let errno: i32 = errno.parse().unwrap();
+    let rules = BTreeMap::from([(call.parse().unwrap(), Vec::new())]);
+    let action = SeccompAction::Errno(errno as u32);
+    let architecture = env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, architecture).unwrap();
+    let program: BpfProgram = filter.try_into().unwrap();
+    // Threads that the copier starts inherit the filter.
+    if let Err(error) = seccompiler::apply_filter(&program) {
+        println!("skipped: no seccomp filter can be set: {error}");
+        return;
+    }
+
+    let platform = loader_linux::platform();
+    let [refusal] = &platform.refusals[..] else {
+        panic!("one refusal expected: {:?}", platform.refusals);
+    };
+    assert_eq!(refusal.mechanism.name(), "uring-direct");
+    let clue = if errno == libc::ENOSYS {
+        "no io_uring"
+    } else {
+        "seccomp"
+    };
+    assert!(refusal.reason.contains(clue), "{refusal}");
+
+    let folder = tempfile::tempdir_in(PathBuf::from(env!("CARGO_TARGET_TMPDIR"))).unwrap();
+    let path = folder.path().join("weights");
+    let bytes: Vec<u8> = (0..5_000_000_u32)
+        .map(|at| at.to_le_bytes()[at as usize % 3])
+        .collect();
+    std::fs::write(&path, &bytes).unwrap();
+    let file = WeightFile::open(&path).unwrap();
+    platform.system.evict(&file, 0..file.len()).unwrap();
+    if let Err(refusal) = platform.direct.as_ref().unwrap().support(&file) {
+        println!("skipped: {refusal}");
+        return;
+    }
+    for strategy in [Strategy::Auto, Strategy::Direct] {
+        let mut options = LoadOptions::default();
+        options.strategy = strategy;
+        let copier = Copier::new(&platform, &options);
+        let mut loaded = vec![0; bytes.len()];
+        let extent = Extent {
+            offset: 0,
+            len: file.len(),
+            destination: 0,
+        };
+        let plan = copier.plan(&[extent], loaded.len()).unwrap();
+        let destination = (&mut loaded).into();
+        let job = Job {
+            file: file.clone(),
+            plan,
+            destination,
+        };
+        let report = copier.run(vec![job], Operation::new()).unwrap();
+        assert!(loaded == bytes, "wrong bytes by {strategy:?}");
+        if strategy == Strategy::Auto && report.resident_bytes == Some(0) {
+            assert_eq!(report.fallbacks, platform.refusals);
+        }
+    }
+
+    let outcome = loader_core::prefetch(
+        &platform.prefetchers,
+        &platform.system,
+        &file,
+        vec![0..file.len()],
+    )
+    .wait(Operation::new())
+    .unwrap();
+    assert_eq!(outcome.brought, file.len());
+}
