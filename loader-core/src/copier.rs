@@ -111,7 +111,7 @@ impl<'p> Copier<'p> {
         let mut run = Run::start(self, unbounded());
         for job in &jobs {
             check_fit(job)?;
-            run.add_file(&job.file, job.plan.span(), job.plan.bytes())?;
+            run.add_file(&job.file, &job.plan.ranges(), job.plan.bytes())?;
         }
         if run.total > TINY {
             run.note_usage();
@@ -138,15 +138,16 @@ impl<'p> Copier<'p> {
     /// its group has landed or this function has returned or unwound.
     pub(crate) unsafe fn feed(
         &self,
-        files: &[(WeightFile, std::ops::Range<u64>, u64)],
+        files: &[(WeightFile, Vec<std::ops::Range<u64>>)],
         events: Events,
         feeder: &mut dyn Feeder,
         operation: Operation<'_>,
     ) -> Result<Report> {
         self.options.check()?;
         let mut run = Run::start(self, events);
-        for (file, range, bytes) in files {
-            run.add_file(file, range.clone(), *bytes)?;
+        for (file, ranges) in files {
+            let bytes = ranges.iter().map(|range| range.end - range.start).sum();
+            run.add_file(file, ranges, bytes)?;
         }
         run.note_usage();
         run.execute(operation, |_| Some(feeder))
@@ -255,11 +256,11 @@ impl<'c> Run<'c> {
     fn add_file(
         &mut self,
         file: &WeightFile,
-        range: std::ops::Range<u64>,
+        ranges: &[std::ops::Range<u64>],
         bytes: u64,
     ) -> Result<()> {
         let Copier { platform, options } = *self.copier;
-        let route = Route::choose(platform, options, file, range, &mut self.tally)?;
+        let route = Route::choose(platform, options, file, ranges, &mut self.tally)?;
         self.files.push(file.clone());
         self.routes.push(route);
         self.total += bytes;

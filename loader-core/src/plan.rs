@@ -88,12 +88,18 @@ impl Plan {
         self.bytes
     }
 
-    /// From the first byte that is read to the last, in bytes from the start of the file on disk.
+    /// Which bytes are read, in bytes from the start of the file on disk: ranges in order that
+    /// neither touch nor overlap.
     #[must_use]
-    pub fn span(&self) -> Range<u64> {
-        let start = self.chunks.iter().map(|chunk| chunk.offset).min();
-        let end = self.chunks.iter().map(Chunk::end).max();
-        start.unwrap_or(0)..end.unwrap_or(0)
+    pub fn ranges(&self) -> Vec<Range<u64>> {
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for chunk in &self.chunks {
+            match ranges.last_mut() {
+                Some(last) if chunk.offset <= last.end => last.end = last.end.max(chunk.end()),
+                _ => ranges.push(chunk.offset..chunk.end()),
+            }
+        }
+        ranges
     }
 
     fn cut(&mut self, extent: Extent, chunk_bytes: u64) {
@@ -234,6 +240,24 @@ mod tests {
                 destination: 0
             }]
         );
+    }
+
+    #[test]
+    fn ranges_join_what_touches() {
+        let extent = |offset, len, destination| Extent {
+            offset,
+            len,
+            destination,
+        };
+        let extents = [
+            extent(0, 100, 0),
+            extent(10, 20, 100),
+            extent(100, 5, 120),
+            extent(200, 1, 125),
+        ];
+        let plan = Plan::new(&extents, 126, 16).unwrap();
+        assert_eq!(plan.ranges(), [0..105, 200..201]);
+        assert_eq!(Plan::default().ranges(), []);
     }
 
     #[test]

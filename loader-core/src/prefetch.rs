@@ -12,6 +12,8 @@ use crate::{Error, Operation, Prefetcher, Refusal, Result, System, WeightFile};
 /// Brings `ranges` (from the start of the file on disk) of `file` into the page cache in the
 /// background, by the first of `prefetchers` that serves. Returns at once, whatever the size.
 ///
+/// Ranges may be empty and may overlap; what reaches outside the file is ignored.
+///
 /// Only as much is brought in as fits the memory that is free, so that what came first is not
 /// evicted by what comes last; the rest is told as skipped. A hint that fails is logged and told
 /// in the outcome, never an error.
@@ -36,15 +38,15 @@ pub fn prefetch(
     file: &WeightFile,
     ranges: Vec<Range<u64>>,
 ) -> Prefetch {
-    let total = ranges
-        .iter()
-        .map(|range| range.end.saturating_sub(range.start))
-        .sum();
+    let within = |range: Range<u64>| range.start..range.end.min(file.disk_len());
+    let ranges = ranges.into_iter().map(within);
+    let pending: VecDeque<_> = ranges.filter(|range| !range.is_empty()).collect();
     let queue = Arc::new(PrefetchQueue {
         file: file.clone(),
-        total,
+        total: bytes_of(&pending),
+        process: std::process::id(),
         state: Mutex::new(State {
-            pending: ranges.into(),
+            pending,
             live: true,
             ..State::default()
         }),
@@ -62,7 +64,6 @@ pub fn prefetch(
     }
     Prefetch {
         queue,
-        process: std::process::id(),
         detached: false,
     }
 }
@@ -106,6 +107,8 @@ fn drive(queue: &PrefetchQueue, prefetchers: &[Arc<dyn Prefetcher>], system: &dy
 pub struct PrefetchQueue {
     file: WeightFile,
     total: u64,
+    /// The process that has the threads which drive it.
+    process: u32,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -214,26 +217,28 @@ impl PrefetchQueue {
 
     fn cancel_pending(&self) {
         let mut state = locked(&self.state);
-        let pending: u64 = state
-            .pending
-            .drain(..)
-            .map(|range| range.end - range.start)
-            .sum();
-        state.outcome.cancelled += pending;
+        state.outcome.cancelled += bytes_of(&std::mem::take(&mut state.pending));
     }
 
     fn end(&self) {
-        // What no mechanism took was not brought.
         let mut state = locked(&self.state);
-        let pending: u64 = state
-            .pending
-            .drain(..)
-            .map(|range| range.end - range.start)
-            .sum();
-        state.outcome.failed += pending;
+        state.pending.clear();
+        // What no mechanism took was not brought, nor what one took and said nothing of.
+        let silent = self.total.saturating_sub(state.outcome.settled());
+        state.outcome.failed += silent;
         state.live = false;
         drop(state);
         self.changed.notify_all();
+    }
+
+    /// Whether this is a child forked from the process that drives it: the threads are not here,
+    /// and a lock that one of them held is never released.
+    fn is_foreign(&self) -> bool {
+        self.process != std::process::id()
+    }
+
+    fn is_live(&self) -> bool {
+        !self.is_foreign() && locked(&self.state).live
     }
 
     /// Takes `range` out of what is pending and tells which parts of it were started.
@@ -271,7 +276,6 @@ impl PrefetchQueue {
 #[must_use = "dropping the handle cancels what has not started; call detach() to let it run"]
 pub struct Prefetch {
     queue: Arc<PrefetchQueue>,
-    process: u32,
     detached: bool,
 }
 
@@ -338,17 +342,21 @@ impl Prefetch {
     }
 
     fn is_foreign(&self) -> bool {
-        self.process != std::process::id()
+        self.queue.is_foreign()
     }
 }
 
 impl Drop for Prefetch {
     fn drop(&mut self) {
-        // A forked child has none of the threads, and locks may be held for ever there.
         if !self.detached && !self.is_foreign() {
             self.queue.cancel_pending();
         }
     }
+}
+
+fn bytes_of(ranges: &VecDeque<Range<u64>>) -> u64 {
+    let lens = ranges.iter().map(|range| range.end - range.start);
+    lens.fold(0, u64::saturating_add)
 }
 
 /// Live prefetches of this process, so that reads can claim what they are about to bring.
@@ -356,27 +364,24 @@ static LIVE: Mutex<Vec<Weak<PrefetchQueue>>> = Mutex::new(Vec::new());
 
 fn register(queue: &Arc<PrefetchQueue>) {
     if let Some(mut live) = lock_briefly() {
-        live.retain(|other| {
-            other
-                .upgrade()
-                .is_some_and(|other| locked(&other.state).live)
-        });
+        live.retain(|other| other.upgrade().is_some_and(|other| other.is_live()));
         live.push(Arc::downgrade(queue));
     }
 }
 
-/// Claims `range` (from the start of the file on disk) for a read: live prefetches of the same
-/// file leave it alone from now on. Tells which parts they have started, which are best read
+/// Claims `ranges` (from the start of the file on disk) for a read: live prefetches of the same
+/// file leave them alone from now on. Tells which parts they have started, which are best read
 /// through the page cache.
-pub(crate) fn claim(file: &WeightFile, range: &Range<u64>) -> Vec<Range<u64>> {
+pub(crate) fn claim(file: &WeightFile, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
     let Some(live) = lock_briefly() else {
         return Vec::new();
     };
     let queues: Vec<_> = live.iter().filter_map(Weak::upgrade).collect();
     drop(live);
-    let same = queues.iter().filter(|queue| queue.file.id() == file.id());
-    same.filter(|queue| locked(&queue.state).live)
-        .flat_map(|queue| queue.claim(range))
+    queues
+        .iter()
+        .filter(|queue| queue.file.id() == file.id() && queue.is_live())
+        .flat_map(|queue| ranges.iter().flat_map(|range| queue.claim(range)))
         .collect()
 }
 

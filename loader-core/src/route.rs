@@ -16,8 +16,8 @@ pub(crate) enum Way {
     Buffered,
 }
 
-/// Below this many bytes in all, asking around costs more than any choice gains.
-pub(crate) const TINY: u64 = 1 << 20;
+/// Up to this many bytes in all, asking around costs more than any choice gains.
+pub(crate) const TINY: u64 = LoadOptions::SMALL_BYTES;
 
 /// From this resident share on, a chunk is read through the page cache: direct I/O costs a cold
 /// byte about as much as buffered reads do, and a resident one many times more.
@@ -37,16 +37,17 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// Decides for the bytes `range` of `file`, and claims them from live prefetches.
+    /// Decides for `ranges` of `file`, and claims them from live
+    /// prefetches.
     pub(crate) fn choose(
         platform: &Platform,
         options: &LoadOptions,
         file: &WeightFile,
-        range: Range<u64>,
+        ranges: &[Range<u64>],
         tally: &mut Tally,
     ) -> Result<Self> {
-        let started = prefetch::claim(file, &range);
-        let len = range.end.saturating_sub(range.start);
+        let started = prefetch::claim(file, ranges);
+        let len: u64 = ranges.iter().map(|range| range.end - range.start).sum();
         let cold = match (options.strategy, options.cache) {
             (Strategy::Buffered, _) => Way::Buffered,
             (Strategy::Direct, _) => {
@@ -76,9 +77,11 @@ impl Route {
         let mixed = options.strategy == Strategy::Auto && cold == Way::Direct;
         let asks = mixed || options.cache == CachePolicy::Bypass;
         let residency = asks.then(|| {
+            let start = ranges.iter().map(|range| range.start).min().unwrap_or(0);
+            let end = ranges.iter().map(|range| range.end).max().unwrap_or(0);
             platform
                 .system
-                .residency(file, range, options.chunk_bytes())
+                .residency(file, start..end, options.chunk_bytes())
         });
         Ok(Self {
             cold,

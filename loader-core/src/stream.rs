@@ -280,22 +280,12 @@ impl Background {
         }
     }
 
-    /// Which bytes of each file are wanted, from the first to the last, and how many.
-    fn wanted(&self) -> Vec<(WeightFile, Range<u64>, u64)> {
-        let mut wanted: Vec<_> = self
-            .files
-            .iter()
-            .map(|file| (file.clone(), 0..0, 0))
-            .collect();
-        for item in self.items.iter().filter(|item| !item.range.is_empty()) {
-            let (_, range, bytes) = &mut wanted[item.file];
-            let start = if *bytes == 0 {
-                item.range.start
-            } else {
-                range.start
-            };
-            *range = start.min(item.range.start)..range.end.max(item.range.end);
-            *bytes += item.range.end - item.range.start;
+    /// Which bytes of each file are wanted.
+    fn wanted(&self) -> Vec<(WeightFile, Vec<Range<u64>>)> {
+        let files = self.files.iter().cloned();
+        let mut wanted: Vec<_> = files.map(|file| (file, Vec::new())).collect();
+        for item in &self.items {
+            wanted[item.file].1.push(item.range.clone());
         }
         wanted
     }

@@ -69,7 +69,7 @@ pub fn upload(
             let wanted: Vec<_> = files
                 .iter()
                 .zip(layouts)
-                .map(|(file, layout)| (file.clone(), span(layout), layout.bytes()))
+                .map(|(file, layout)| (file.clone(), ranges(layout)))
                 .collect();
             // SAFETY: the slots' memory is valid and untouched by `Slot::new`'s contract, until
             // they are submitted, which happens when their group has landed, or until this
@@ -112,12 +112,12 @@ pub fn fill(
     outcome
 }
 
-/// From the first byte that a layout wants to the last.
-fn span(layout: &Layout) -> Range<u64> {
-    match (layout.extents().first(), layout.extents().last()) {
-        (Some(first), Some(last)) => first.offset..last.offset + last.len,
-        _ => 0..0,
-    }
+/// Which bytes of its file a layout wants.
+fn ranges(layout: &Layout) -> Vec<Range<u64>> {
+    let extents = layout.extents().iter();
+    extents
+        .map(|extent| extent.offset..extent.offset + extent.len)
+        .collect()
 }
 
 /// Feeds the copier with parts that fit a slot, as the uploader hands slots back.

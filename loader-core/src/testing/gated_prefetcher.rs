@@ -7,7 +7,7 @@ use crate::transfer::locked;
 use crate::{Mechanism, PrefetchQueue, Prefetcher, Refusal, ResidencyMap, WeightFile};
 
 /// Takes as many pieces as a test lets it, and remembers which: for tests of what happens while a
-/// prefetch is under way.
+/// prefetch is under way. It stays under way, also with nothing left to take, until it is opened.
 #[derive(Debug)]
 pub struct GatedPrefetcher {
     piece_bytes: u64,
@@ -85,7 +85,10 @@ impl Prefetcher for GatedPrefetcher {
             }
             state.allowed = state.allowed.saturating_sub(1);
             let Some(piece) = queue.next() else {
-                return Ok(());
+                if state.open {
+                    return Ok(());
+                }
+                continue;
             };
             queue.done(&piece);
             state.taken.push(piece);
