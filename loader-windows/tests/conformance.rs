@@ -1,0 +1,23 @@
+//! The mechanisms of this system pass the suites that all pass.
+#![cfg(windows)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should say where"
+)]
+
+use loader_core::testing::conformance;
+
+#[test]
+fn the_buffered_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    conformance::reader(&loader_windows::platform().buffered, folder.path());
+}
+
+#[test]
+fn every_prefetcher() {
+    let platform = loader_windows::platform();
+    for prefetcher in &platform.prefetchers {
+        let folder = tempfile::tempdir().unwrap();
+        conformance::prefetcher(prefetcher, &platform.system, folder.path());
+    }
+}
