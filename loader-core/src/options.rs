@@ -111,6 +111,10 @@ impl LoadOptions {
     /// Direct reads in flight, unless chosen otherwise.
     pub const DEFAULT_QUEUE_DEPTH: usize = 32;
 
+    /// Up to this many bytes in all, [`Strategy::Auto`] reads through the page cache: asking around
+    /// would cost more than any choice gains.
+    pub const SMALL_BYTES: u64 = 1 << 20;
+
     pub(crate) fn chunk_bytes(&self) -> u64 {
         self.chunk_bytes.unwrap_or(Self::DEFAULT_CHUNK_BYTES)
     }
