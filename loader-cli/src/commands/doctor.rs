@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use weightloader::core::Platform;
-use weightloader::{Checkpoint, Fact, Loader, Strategy, WeightFile};
+use weightloader::{Checkpoint, Fact, LoadOptions, Loader, Strategy, WeightFile};
 
+use super::load::PassedOver;
 use crate::arguments::Doctor;
 use crate::cache;
 use crate::failure::Failure;
@@ -19,6 +20,8 @@ struct Diagnosis {
     prefetchers: Vec<&'static str>,
     buffered: &'static str,
     direct: Mechanism,
+    /// Better mechanisms that do not serve here.
+    refused: Vec<PassedOver>,
     files: Vec<File>,
     /// What Auto does because of all this, in sentences.
     conclusions: Vec<String>,
@@ -75,6 +78,7 @@ pub(crate) fn run(arguments: &Doctor, output: &Output) -> Result<(), Failure> {
             Ok(reader) => Mechanism::Available(reader.mechanism().name()),
             Err(refusal) => Mechanism::Unavailable(refusal.reason.clone()),
         },
+        refused: platform.refusals.iter().map(PassedOver::from).collect(),
         files: Vec::new(),
         conclusions: machine_conclusions(platform),
     };
@@ -135,6 +139,12 @@ fn machine_conclusions(platform: &Platform) -> Vec<String> {
         ),
         None => "Nothing can be prefetched here.".to_owned(),
     });
+    for refusal in &platform.refusals {
+        let weightloader::Refusal {
+            mechanism, reason, ..
+        } = refusal;
+        conclusions.push(format!("It does without {mechanism}: {reason}."));
+    }
     if let Err(refusal) = &platform.direct {
         let reason = &refusal.reason;
         conclusions.push(format!(
@@ -175,6 +185,10 @@ impl Diagnosis {
 impl File {
     fn conclusion(&self) -> String {
         match (&self.direct, self.resident) {
+            _ if self.bytes <= LoadOptions::SMALL_BYTES => {
+                "Auto reads it through the page cache: it is too small for anything else to pay."
+                    .to_owned()
+            }
             (Direct::Impossible(reason), _) => {
                 format!("Auto reads it through the page cache: {reason}.")
             }
