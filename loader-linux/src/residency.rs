@@ -151,12 +151,13 @@ fn sample(
 ) -> ResidencyMap {
     let mut offsets = Offsets(seed);
     let len = range.end - range.start;
-    let stride = len.div_ceil(FIRST_SAMPLES);
-    let first: Vec<_> = pieces(&range, stride)
-        .map(|piece| is_cached(offsets.within(&piece)))
+    let first: Vec<_> = pieces(&range, len.div_ceil(FIRST_SAMPLES))
+        .map(|piece| offsets.within(&piece))
+        .map(|offset| (offset, is_cached(offset)))
         .collect();
-    if first.iter().all(|answer| *answer == first[0]) {
-        let resident = first[0].map(|cached| if cached { len } else { 0 });
+    let answer = first[0].1;
+    if first.iter().all(|(_, other)| *other == answer) {
+        let resident = answer.map(|cached| if cached { len } else { 0 });
         return ResidencyMap::new(vec![ResidencyRun { range, resident }]);
     }
     let smallest = len.div_ceil(MOST_SAMPLES);
@@ -165,7 +166,10 @@ fn sample(
         .unwrap_or(len);
     let mut runs: Vec<ResidencyRun> = Vec::new();
     for piece in pieces(&range, stride) {
-        let answer = is_cached(offsets.within(&piece));
+        // Where one of the first samples lies its answer holds; another could meet the page that it
+        // brought in.
+        let known = first.iter().find(|(offset, _)| piece.contains(offset));
+        let answer = known.map_or_else(|| is_cached(offsets.within(&piece)), |(_, answer)| *answer);
         append(&mut runs, piece, answer);
     }
     ResidencyMap::new(runs)
@@ -213,5 +217,174 @@ impl Offsets {
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         bits ^= bits >> 31;
         piece.start + bits % (piece.end - piece.start).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use loader_core::System as _;
+    use proptest::prelude::*;
+    use std::fs;
+
+    /// A file of 4 MiB on a disk; `None`, and it is said, where temporary files lie in memory.
+    fn file_on_disk() -> Option<(tempfile::TempDir, WeightFile)> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        fs::write(&path, vec![3; 4 << 20]).unwrap();
+        let file = WeightFile::open(path).unwrap();
+        if filesystem::kind(file.file()).in_memory {
+            println!("skipped: temporary files lie in memory here");
+            return None;
+        }
+        Some((folder, file))
+    }
+
+    fn evict(file: &WeightFile) {
+        crate::LinuxSystem.evict(file, 0..file.disk_len()).unwrap();
+    }
+
+    /// Caches the bytes of `range` and nothing else.
+    fn cache(file: &WeightFile, range: Range<u64>) {
+        let at_random = reopen_for_samples(file.file()).unwrap();
+        let page = page_size();
+        for offset in range.step_by(page) {
+            rustix::io::pread(&at_random, &mut vec![0_u8; page], offset).unwrap();
+        }
+    }
+
+    #[test]
+    fn cachestat_counts_what_is_cached() {
+        let Some((_folder, file)) = file_on_disk() else {
+            return;
+        };
+        let range = 0..file.disk_len();
+        if !matches!(Method::of(file.file(), &range), Method::Cachestat) {
+            println!("skipped: this kernel has no cachestat");
+            return;
+        }
+        evict(&file);
+        let cold = residency(&file, range.clone(), 4096);
+        assert_eq!(cold.resident_bytes(), Some(0));
+        cache(&file, 1 << 20..2 << 20);
+        let mixed = residency(&file, range.clone(), 64 << 10);
+        let warm: Vec<_> = mixed
+            .runs()
+            .iter()
+            .filter(|run| run.resident != Some(0))
+            .collect();
+        assert_eq!(warm.len(), 1, "{mixed:?}");
+        assert_eq!(warm[0].range, 1 << 20..2 << 20);
+        assert_eq!(mixed.resident_bytes(), Some(1 << 20));
+        // Within a page, and over the edge of what is cached.
+        let within = residency(&file, (1 << 20) + 5..(1 << 20) + 8, 1);
+        assert_eq!(within.resident_bytes(), Some(3));
+        let across = residency(&file, (2 << 20) - 5..(2 << 20) + 5, 1);
+        assert_eq!(across.resident_bytes(), Some(5));
+    }
+
+    #[test]
+    fn samples_tell_cold_from_cached() {
+        for cached in [0, 2 << 20, 4 << 20] {
+            // A new file each time: a page that a missed sample is bringing in is not evicted.
+            let Some((_folder, file)) = file_on_disk() else {
+                return;
+            };
+            evict(&file);
+            cache(&file, 0..cached);
+            let at_random = reopen_for_samples(file.file()).unwrap();
+            let seed = RandomState::new().hash_one(cached);
+            let map = sample(0..file.disk_len(), 64 << 10, seed, |offset| {
+                is_cached(&at_random, offset)
+            });
+            if map.resident_bytes().is_none() {
+                println!("skipped: this filesystem cannot read without waiting");
+                return;
+            }
+            assert_eq!(map.resident_bytes(), Some(cached), "{map:?}");
+            assert_eq!(map.runs()[0].range.start, 0);
+            assert_eq!(map.runs().len(), if cached == 2 << 20 { 2 } else { 1 });
+        }
+    }
+
+    #[test]
+    fn a_missed_sample_brings_in_one_page_at_most() {
+        let Some((_folder, file)) = file_on_disk() else {
+            return;
+        };
+        let range = 0..file.disk_len();
+        if !matches!(Method::of(file.file(), &range), Method::Cachestat) {
+            println!("skipped: this kernel has no cachestat");
+            return;
+        }
+        evict(&file);
+        let at_random = reopen_for_samples(file.file()).unwrap();
+        is_cached(&at_random, 2 << 20);
+        let cached = system_calls::cached_pages(file.file(), 0, file.disk_len()).unwrap();
+        assert!(cached <= 1, "{cached} pages");
+    }
+
+    #[test]
+    fn files_in_memory_are_resident() {
+        let memory = rustix::fs::memfd_create("weights", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&memory, 1 << 20).unwrap();
+        let file = WeightFile::from_file(memory.into(), "memory").unwrap();
+        let map = residency(&file, 10..1 << 20, 4096);
+        assert_eq!(map.share(10..1 << 20), Some(1.0));
+        assert!(residency(&file, 5..5, 4096).runs().is_empty());
+    }
+
+    #[test]
+    fn bytes_of_pages_are_exact_at_the_ends() {
+        for (piece, none, all) in [(0..8192_u64, 0, 8192), (4000..8193, 0, 4193), (5..6, 0, 1)] {
+            let pages = piece.end.div_ceil(4096) - piece.start / 4096;
+            assert_eq!(bytes_of_pages(0, &piece, 4096), none);
+            assert_eq!(bytes_of_pages(pages, &piece, 4096), all);
+        }
+        assert_eq!(bytes_of_pages(1, &(0..8192), 4096), 4096);
+        assert_eq!(
+            bytes_of_pages(u64::MAX / 4096 / 2, &(0..u64::MAX), 4096) >> 62,
+            1
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn samples_cover_the_range_and_are_few(
+            start in 0_u64..1 << 40,
+            len in 1_u64..1 << 40,
+            granularity_power in 12_u32..24,
+            seed: u64,
+            cached_below in 0.0..1.2_f64,
+        ) {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "any place will do")]
+            let edge = start + (len as f64 * cached_below) as u64;
+            let range = start..start + len;
+            let mut asked = 0;
+            let map = sample(range.clone(), 1 << granularity_power, seed, |offset| {
+                assert!(range.contains(&offset));
+                asked += 1;
+                Some(offset < edge)
+            });
+            prop_assert!(asked <= FIRST_SAMPLES + MOST_SAMPLES + 2, "{}", asked);
+            let mut at = range.start;
+            for run in map.runs() {
+                prop_assert_eq!(run.range.start, at);
+                at = run.range.end;
+            }
+            prop_assert_eq!(at, range.end);
+            // Only the piece that the edge lies in can be told wrongly.
+            let stride = len.div_ceil(MOST_SAMPLES).next_multiple_of(1 << granularity_power);
+            if map.runs().len() > 1 {
+                let told = map.resident_bytes().unwrap();
+                prop_assert!(told.abs_diff(edge.min(range.end) - start) <= stride);
+            }
+        }
+
+        #[test]
+        fn unknown_stays_unknown(len in 1_u64..1 << 30, seed: u64) {
+            let map = sample(0..len, 4096, seed, |_| None);
+            prop_assert_eq!(map.resident_bytes(), None);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Residency as a user sees it who may only read a file: a service that loads weights which an
 //! administrator installed.
 #![cfg(any(target_os = "linux", target_os = "android"))]
+#![expect(clippy::unwrap_used, reason = "this is a test")]
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
