@@ -13,6 +13,6 @@ need rust-web-clippy
 for target in "$@"; do
     echo "clippy for $target"
     # cargo-clippy runs the clippy-driver beside it; `cargo clippy` might find another one first.
-    CARGO=$cross_cargo /usr/bin/cargo-clippy clippy --locked --quiet \
+    CARGO=$cross_cargo /usr/bin/cargo-clippy clippy --locked \
         --workspace --all-targets --all-features "${build_std[@]}" --target "$target" -- -D warnings
 done
