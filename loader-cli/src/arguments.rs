@@ -85,10 +85,11 @@ pub(crate) struct Files {
 ///
 /// Each way copies all weights into fresh memory, on huge pages where the system has them; its time
 /// includes taking that memory and faulting it in. Ways take turns, once cold (evicted before each)
-/// and once warm (fully cached) a round.
+/// and once warm (fully cached) a round. The files must not be changed or truncated meanwhile.
 ///
-/// The ceiling is what the device gives: direct reads with a deep queue into huge pages that were
-/// faulted in beforehand, so that nothing but the reads takes time.
+/// The ceiling is what the device gives: direct reads, 64 of 1 MiB in flight, into huge pages that
+/// were faulted in beforehand, so that nothing but the reads takes time. Shares of it compare the
+/// fastest turns.
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Bench {

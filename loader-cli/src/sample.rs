@@ -78,7 +78,12 @@ fn suitable(folder: &Path, memory: Option<u64>) -> Result<u64, Failure> {
 }
 
 fn name(folder: &Path, bytes: u64) -> PathBuf {
-    folder.join(format!("sample-{bytes}.safetensors"))
+    let size = match (bytes >> 30, bytes >> 20) {
+        (gib, _) if gib << 30 == bytes => format!("{gib}GiB"),
+        (_, mib) if mib << 20 == bytes => format!("{mib}MiB"),
+        _ => format!("{bytes}B"),
+    };
+    folder.join(format!("sample-{size}.safetensors"))
 }
 
 /// Writes under another name first, so that a sample is complete or not there at all.

@@ -1,4 +1,5 @@
 //! `prefetch`, `residency`, `evict` and `doctor`.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is amiss")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! `bench`, and the sample checkpoint.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is amiss")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! `load`, `info` and `extract`.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is amiss")]
 
 mod support;
 

@@ -65,7 +65,10 @@ impl<'c> Contest<'c> {
         while rounds < limits.rounds && limits.time.is_none_or(|time| started.elapsed() < time) {
             rounds += 1;
             for state in [State::Cold, State::Warm] {
-                for index in 0..self.entries.len() {
+                for turn in 0..self.entries.len() {
+                    // Another way begins each time: whoever comes first after the state of the page
+                    // cache has changed finds memory in worse order.
+                    let index = (turn + rounds as usize - 1) % self.entries.len();
                     let title = self.entries[index].way.title();
                     bar.step(format!("round {rounds}, {state}: {title}"));
                     self.turn(index, state)?;

@@ -84,11 +84,12 @@ impl<'c> Picture<'c> {
             .add(text(24.0, 34.0, self.heading(), 18, INK).set("font-weight", 600))
             .add(text(24.0, 56.0, self.conditions(), 13, FAINT))
             .add(legend())
-            .add(self.grid());
+            .add(self.grid())
+            .add(self.ceiling());
         for (index, row) in self.rows.iter().enumerate() {
             document = document.add(self.row(index, row));
         }
-        document.add(self.ceiling())
+        document
     }
 
     fn heading(&self) -> String {
@@ -103,10 +104,9 @@ impl<'c> Picture<'c> {
 
     fn conditions(&self) -> String {
         format!(
-            "GB/s, longer is better; bars are medians of {}, whiskers the slowest and the fastest; {}, {}",
+            "GB/s, medians of {} (whiskers: slowest and fastest); {}",
             units::count(self.comparison.rounds as usize, "round"),
-            self.comparison.system,
-            units::count(self.comparison.processors, "processor"),
+            self.comparison.machine,
         )
     }
 
@@ -219,7 +219,7 @@ impl<'c> Picture<'c> {
 fn legend() -> Group {
     let entries = [
         (24.0, State::Cold, "cold: nothing cached"),
-        (180.0, State::Warm, "warm: all cached"),
+        (190.0, State::Warm, "warm: all cached"),
     ];
     let mut legend = Group::new();
     for (x, state, meaning) in entries {

@@ -15,9 +15,9 @@ pub(crate) struct Comparison {
     /// Of the tensors.
     pub(crate) bytes: u64,
     pub(crate) rounds: u32,
-    pub(crate) system: &'static str,
-    pub(crate) processors: usize,
-    /// Median of what the device gives, in bytes per second.
+    /// System, processors, filesystem and device, as far as the system tells.
+    pub(crate) machine: String,
+    /// What the device gave at best, in bytes per second.
     pub(crate) ceiling: Option<f64>,
     pub(crate) rows: Vec<Row>,
 }
@@ -49,7 +49,7 @@ pub(crate) struct Measured {
     pub(crate) median: f64,
     pub(crate) min: f64,
     pub(crate) max: f64,
-    /// The median as a share of the ceiling's.
+    /// The fastest turn as a share of the ceiling.
     pub(crate) share_of_ceiling: Option<f64>,
     turns: Vec<Figure>,
 }
@@ -101,7 +101,7 @@ impl Standing {
             median,
             min: *min,
             max: *max,
-            share_of_ceiling: ceiling.map(|ceiling| median / ceiling),
+            share_of_ceiling: ceiling.map(|ceiling| max / ceiling),
             turns: self
                 .turns
                 .iter()
@@ -124,9 +124,7 @@ impl Comparison {
         let ceiling = ways
             .iter()
             .find(|(way, ..)| *way == Way::Ceiling)
-            .map(|(_, cold, _)| cold.rates())
-            .filter(|rates| !rates.is_empty())
-            .map(|rates| median(&rates))
+            .and_then(|(_, cold, _)| cold.rates().last().copied())
             .filter(|ceiling| *ceiling > 0.0);
         let row = |(way, cold, warm): (Way, Standing, Standing)| Row {
             way,
@@ -149,8 +147,7 @@ impl Comparison {
             tensors: checkpoint.tensors().len(),
             bytes: checkpoint.bytes(),
             rounds,
-            system: weightloader::platform().name,
-            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            machine: machine(checkpoint),
             ceiling,
             rows: ways.into_iter().map(row).collect(),
         }
@@ -192,6 +189,26 @@ impl std::fmt::Display for State {
 
 fn name<S: Serializer>(way: &Way, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(way.name())
+}
+
+/// Where this was measured: `Linux 6.18.5, 2 processors, ext4 on vda`.
+fn machine(checkpoint: &Checkpoint) -> String {
+    let platform = weightloader::platform();
+    let mut facts = platform.system.machine_facts();
+    if let Some(file) = checkpoint.files().first() {
+        facts.extend(platform.system.file_facts(file));
+    }
+    let fact = |name: &str| facts.iter().find(|fact| fact.name == name);
+    let mut machine = platform.name.to_owned();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    if let Some(kernel) = fact("kernel") {
+        machine = format!("{machine} {}", kernel.value);
+    }
+    machine = format!("{machine}, {}", units::count(processors, "processor"));
+    if let (Some(filesystem), Some(device)) = (fact("filesystem"), fact("device")) {
+        machine = format!("{machine}, {} on {}", filesystem.value, device.value);
+    }
+    machine
 }
 
 /// The median of sorted values; the mean of the middle two where there are two.
@@ -245,6 +262,6 @@ mod tests {
         assert!((measured.median - 5000.0).abs() < 1e-6);
         assert!((measured.min - 2500.0).abs() < 1e-6);
         assert!((measured.max - 10_000.0).abs() < 1e-6);
-        assert!((measured.share_of_ceiling.unwrap() - 0.5).abs() < 1e-9);
+        assert!((measured.share_of_ceiling.unwrap() - 1.0).abs() < 1e-9);
     }
 }

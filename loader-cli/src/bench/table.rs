@@ -10,12 +10,11 @@ use crate::units;
 pub(crate) fn describe(comparison: &Comparison) -> String {
     let mut lines = vec![
         format!(
-            "{}: {}, {}; {}, {}; {}, medians (from – to) in GB/s",
+            "{}: {}, {}\n{}\nGB/s, medians of {}; shares of the ceiling are of the fastest turns",
             comparison.path,
             units::count(comparison.tensors, "tensor"),
             units::bytes(comparison.bytes),
-            comparison.system,
-            units::count(comparison.processors, "processor"),
+            comparison.machine,
             units::count(comparison.rounds as usize, "round"),
         ),
         String::new(),
