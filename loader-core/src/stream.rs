@@ -49,6 +49,8 @@ pub struct Stream {
     current: VecDeque<(usize, StreamedBytes)>,
     shared: Arc<Shared>,
     process: u32,
+    /// Items not yet given.
+    left: usize,
     over: bool,
 }
 
@@ -141,6 +143,7 @@ impl Stream {
                 });
             }
         }
+        let left = items.len();
         let (ready_sender, ready) = unbounded();
         let events = unbounded();
         let shared = Arc::new(Shared {
@@ -173,6 +176,7 @@ impl Stream {
             current: VecDeque::new(),
             shared,
             process,
+            left,
             over: false,
         })
     }
@@ -193,6 +197,7 @@ impl Iterator for Stream {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             if let Some(item) = self.current.pop_front() {
+                self.left -= 1;
                 return Some(Ok(item));
             }
             if self.over {
@@ -212,7 +217,14 @@ impl Iterator for Stream {
                     self.over = true;
                     return Some(Err(error));
                 }
-                Err(_) => self.over = true,
+                // The background thread has gone, and with a panic if it left anything out.
+                Err(_) => {
+                    self.over = true;
+                    if self.left > 0 {
+                        let mechanism = crate::Mechanism::new("stream");
+                        return Some(Err(Error::Abandoned { mechanism }));
+                    }
+                }
             }
         }
     }
@@ -319,7 +331,7 @@ impl Feeder for StreamFeeder<'_> {
             if self.next == items.len() {
                 return Ok(Feed::End);
             }
-            let end = group_end(items, self.next);
+            let end = group_end(items, self.next, self.limit.min(GROUP_BYTES));
             let ranges: Vec<_> = items[self.next..end]
                 .iter()
                 .map(|item| item.range.clone())
@@ -426,14 +438,14 @@ impl StreamFeeder<'_> {
 }
 
 /// Where the group that begins at item `start` ends: items of one file, in order and near each
-/// other, up to a bound; always at least one.
-fn group_end(items: &[StreamItem], start: usize) -> usize {
+/// other, up to `most` bytes; always at least one.
+fn group_end(items: &[StreamItem], start: usize, most: u64) -> usize {
     let first = &items[start];
     let mut end = start + 1;
     while let Some(item) = items.get(end) {
         let previous = &items[end - 1];
         let follows = item.file == first.file && item.range.start >= previous.range.end;
-        let near = item.range.end.saturating_sub(first.range.start) <= GROUP_BYTES;
+        let near = item.range.end.saturating_sub(first.range.start) <= most;
         if !(follows && near) {
             break;
         }
