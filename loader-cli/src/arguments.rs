@@ -4,14 +4,21 @@ use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use weightloader::{CachePolicy, Loader, LoaderBuilder, Strategy};
+use weightloader::{CachePolicy, LoadOptions, Loader, LoaderBuilder, Strategy};
 
 use crate::failure::Failure;
+use crate::units;
+
+const ENVIRONMENT: &str = "\
+Environment:
+  WEIGHTLOADER_STRATEGY, _CACHE, _THREADS, _QUEUE_DEPTH, _CHUNK, _MEMORY_LIMIT (bytes)
+                    overrule the options of any program that loads with this library
+  WEIGHTLOADER_LOG  off, error, warn, info, debug or trace: what to log to standard error";
 
 /// Loads machine-learning weights as fast as the device under them allows, and shows how fast
 /// that is.
 #[derive(Debug, Parser)]
-#[command(name = "weightloader", version, arg_required_else_help = true)]
+#[command(name = "weightloader", version, arg_required_else_help = true, after_help = ENVIRONMENT)]
 pub(crate) struct Arguments {
     /// Print the result as one JSON object on the last line of standard output; everything else
     /// goes to standard error.
@@ -147,11 +154,15 @@ pub(crate) struct Reading {
     /// Threads that copy from the page cache [default: what suits the machine].
     #[arg(long, value_name = "NUMBER")]
     threads: Option<usize>,
-    /// Direct reads in flight [default: 32].
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", help = format!(
+        "Direct reads in flight [default: {}]",
+        LoadOptions::DEFAULT_QUEUE_DEPTH
+    ))]
     queue_depth: Option<usize>,
-    /// Bytes of one read at most: 1048576, 4MiB [default: 2MiB].
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", help = format!(
+        "Bytes of one read at most: 65536, 4MiB [default: {}]",
+        units::bytes(LoadOptions::DEFAULT_CHUNK_BYTES)
+    ))]
     chunk: Option<ByteSize>,
     /// Bytes of memory used beyond the weights at most.
     #[arg(long, value_name = "BYTES")]

@@ -5,6 +5,7 @@ mod bench;
 mod cache;
 mod commands;
 mod failure;
+mod log;
 mod mapped;
 mod output;
 mod progress;
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let output = Output::new(arguments.json);
-    match run(&arguments.command, &output) {
+    match log::start().and_then(|()| run(&arguments.command, &output)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.fail(&failure);

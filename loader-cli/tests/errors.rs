@@ -158,6 +158,25 @@ fn a_full_disk_is_told_of() {
 }
 
 #[test]
+fn logging_is_chosen_by_the_environment() {
+    let place = Place::new();
+    let path = Model::new(&place).path;
+    let mut command = place.command();
+    command.args(["load", text(&path), "--json"]);
+    let trace = command.env("WEIGHTLOADER_LOG", "trace").output().unwrap();
+    let trace = support::Ended::from(trace);
+    assert_eq!(trace.code, Some(0), "{trace:?}");
+    assert_eq!(trace.last_line()["tensors"], 3);
+    let wrong = command.env("WEIGHTLOADER_LOG", "loud").output().unwrap();
+    let wrong = support::Ended::from(wrong);
+    assert_eq!(wrong.code, Some(1));
+    assert!(
+        wrong.stderr.contains("WEIGHTLOADER_LOG: \"loud\""),
+        "{wrong:?}"
+    );
+}
+
+#[test]
 fn help_is_no_error() {
     let place = Place::new();
     for arguments in [&["--help"][..], &["load", "--help"], &["--version"]] {

@@ -241,7 +241,9 @@ fn describe(diagnosis: &Diagnosis) -> String {
     for file in &diagnosis.files {
         lines.push(format!("{} ({})", file.path, units::bytes(file.bytes)));
         list(&mut lines, &file.facts);
-        lines.push(format!("  {:24} {}", "direct I/O", file.direct.describe()));
+        if !file.filesystem.contains_key("direct_io") {
+            lines.push(format!("  {:24} {}", "direct io", file.direct.describe()));
+        }
         let resident = file
             .resident
             .map_or_else(|| "unknown".to_owned(), units::percent);
