@@ -1,5 +1,6 @@
 //! Every reader and prefetcher of this crate passes the suite that all of them pass.
 #![cfg(any(target_os = "linux", target_os = "android"))]
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! Where a seccomp filter refuses io_uring, in part or altogether, loads go on without it and say
 //! why; as in containers.
 #![cfg(all(target_os = "linux", feature = "io-uring"))]
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 use std::collections::BTreeMap;
 use std::env;
@@ -56,7 +57,7 @@ fn refused_here() {
     let (call, errno) = refused.split_once(':').unwrap();
     let errno: i32 = errno.parse().unwrap();
     let rules = BTreeMap::from([(call.parse().unwrap(), Vec::new())]);
-    let action = SeccompAction::Errno(errno as u32);
+    let action = SeccompAction::Errno(errno.unsigned_abs());
     let architecture = env::consts::ARCH.try_into().unwrap();
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, architecture).unwrap();
     let program: BpfProgram = filter.try_into().unwrap();
@@ -118,7 +119,7 @@ fn refused_here() {
         &platform.prefetchers,
         &platform.system,
         &file,
-        vec![0..file.len()],
+        std::iter::once(0..file.len()).collect(),
     )
     .wait(Operation::new())
     .unwrap();
