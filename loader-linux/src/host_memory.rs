@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 use loader_core::{HostMemory, HostRegion};
-use memmap2::{Advice, MmapMut, MmapOptions, UncheckedAdvice};
+use memmap2::{MmapMut, MmapOptions};
+use rustix::mm::Advice;
 use rustix::param::page_size;
 
 /// The size of a huge page on x86-64 and on 64-bit ARM with pages of 4 KiB. Where it differs, the
@@ -43,15 +44,16 @@ impl HostMemory for HugePageMemory {
         let room = len.checked_add(HUGE_PAGE).ok_or_else(too_long)?;
         let mapping = MmapOptions::new().len(room).map_anon()?;
         let begin = mapping.as_ptr().addr().wrapping_neg() % HUGE_PAGE;
-        if let Err(error) = mapping.advise_range(Advice::HugePage, begin, len - len % HUGE_PAGE) {
-            // A kernel built without them.
-            tracing::debug!(%error, "no transparent huge pages");
-        }
-        Ok(Box::new(MappedRegion {
+        let region = MappedRegion {
             mapping,
             begin,
             len,
-        }))
+        };
+        if let Err(error) = region.advise(Advice::LinuxHugepage, 0..len - len % HUGE_PAGE) {
+            // A kernel built without them.
+            tracing::debug!(%error, "no transparent huge pages");
+        }
+        Ok(Box::new(region))
     }
 
     /// `MADV_POPULATE_WRITE`, since Linux 5.14; before that, whoever fills the memory faults it in.
@@ -85,7 +87,7 @@ fn fault_in(start: NonNull<u8>, len: usize) -> io::Result<()> {
     // SAFETY: populating leaves contents as they are, whatever the memory is: pages that are there
     // stay, missing ones are faulted in as a write would, and where nothing is mapped or nothing
     // may be written the call fails.
-    unsafe { rustix::mm::madvise(first.cast(), whole, rustix::mm::Advice::LinuxPopulateWrite) }?;
+    unsafe { rustix::mm::madvise(first.cast(), whole, Advice::LinuxPopulateWrite) }?;
     Ok(())
 }
 
@@ -117,16 +119,7 @@ unsafe impl HostRegion for MappedRegion {
         if pages.is_empty() {
             return;
         }
-        // SAFETY: the pages lie within the mapping; anonymous memory reads as zero afterwards,
-        // which is a valid value for bytes, and `self` is borrowed exclusively.
-        let outcome = unsafe {
-            self.mapping.unchecked_advise_range(
-                UncheckedAdvice::DontNeed,
-                self.begin + pages.start,
-                pages.end - pages.start,
-            )
-        };
-        if let Err(error) = outcome {
+        if let Err(error) = self.advise(Advice::LinuxDontNeed, pages) {
             // Locked memory, for one, stays.
             tracing::debug!(%error, "memory is not given back");
         }
@@ -135,13 +128,27 @@ unsafe impl HostRegion for MappedRegion {
     /// `MADV_DONTFORK`: the pages are not in the child at all, so the child must not touch them.
     fn exclude_from_fork(&self, excluded: bool) {
         let advice = if excluded {
-            Advice::DontFork
+            Advice::LinuxDontFork
         } else {
-            Advice::DoFork
+            Advice::LinuxDoFork
         };
-        if let Err(error) = self.mapping.advise_range(advice, self.begin, self.len) {
+        if let Err(error) = self.advise(advice, 0..self.len) {
             tracing::debug!(%error, ?advice, "forked children share memory as before");
         }
+    }
+}
+
+impl MappedRegion {
+    /// Advises on a range of the region, which begins at a page. `LinuxDontNeed` makes its bytes
+    /// zero, so whoever gives that must have the region for itself.
+    fn advise(&self, advice: Advice, range: Range<usize>) -> io::Result<()> {
+        let len = range.end.min(self.len).saturating_sub(range.start);
+        let first = self.start().as_ptr().wrapping_add(range.start);
+        // SAFETY: the range lies within the mapping. Advice does not change what anonymous memory
+        // holds but for `LinuxDontNeed`, after which it reads as zero, a valid value for bytes;
+        // only `release` gives that, which borrows the region exclusively.
+        unsafe { rustix::mm::madvise(first.cast(), len, advice) }?;
+        Ok(())
     }
 }
 

@@ -62,7 +62,7 @@ pub(crate) fn residency(file: &WeightFile, range: Range<u64>, granularity: u64) 
         Method::Cachestat => ResidencyMap::by_halving(range, granularity, |piece| {
             let pages =
                 system_calls::cached_pages(file.file(), piece.start, piece.end - piece.start);
-            Some(bytes_of_pages(pages.ok()?, &piece, page))
+            Some(bytes_of_pages(pages.ok()?.cached, &piece, page))
         }),
         Method::Sampling(at_random) => {
             let seed = RandomState::new().hash_one(range.start);
@@ -75,6 +75,15 @@ pub(crate) fn residency(file: &WeightFile, range: Range<u64>, granularity: u64) 
             ResidencyMap::unknown(range)
         }
     }
+}
+
+/// Whether pages of `range` may have to be written to the device before they can be dropped.
+pub(crate) fn may_be_dirty(file: &File, range: Range<u64>) -> bool {
+    if cfg!(target_os = "android") {
+        return true;
+    }
+    let len = range.end.saturating_sub(range.start);
+    system_calls::cached_pages(file, range.start, len).map_or(true, |pages| pages.unwritten > 0)
 }
 
 impl Method {
@@ -321,7 +330,7 @@ mod tests {
         let at_random = reopen_for_samples(file.file()).unwrap();
         is_cached(&at_random, 2 << 20);
         let cached = system_calls::cached_pages(file.file(), 0, file.disk_len()).unwrap();
-        assert!(cached <= 1, "{cached} pages");
+        assert!(cached.cached <= 1, "{cached:?}");
     }
 
     #[test]

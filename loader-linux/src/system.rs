@@ -4,11 +4,11 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 
 use loader_core::{Error, Fact, Mechanism, ResidencyMap, Result, System, Usage, WeightFile};
-use rustix::fs::fadvise;
+use rustix::fs::{fadvise, fdatasync};
 use rustix::param::page_size;
 use rustix::process::{Resource, getrlimit};
 
-use crate::{facts, memory_limits, residency, system_calls, usage};
+use crate::{facts, memory_limits, residency, usage};
 
 /// Linux, or Android.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,7 +30,8 @@ impl System for LinuxSystem {
     }
 
     /// Drops whole pages, those included that `range` only touches. Dirty ones are written to the
-    /// device first, since the kernel keeps them (posix_fadvise(2)); what cannot be written stays.
+    /// device first, since the kernel keeps them (posix_fadvise(2)); what cannot be written stays,
+    /// as does what is being read just now.
     fn evict(&self, file: &WeightFile, range: Range<u64>) -> Result<()> {
         if range.is_empty() {
             return Ok(());
@@ -41,8 +42,10 @@ impl System for LinuxSystem {
             .end
             .checked_next_multiple_of(page)
             .unwrap_or(range.end);
-        if let Err(error) = system_calls::write_back(file.file(), start, end - start) {
-            tracing::debug!(%error, "dirty pages stay cached");
+        if residency::may_be_dirty(file.file(), start..end) {
+            if let Err(error) = fdatasync(file.file()) {
+                tracing::debug!(%error, "dirty pages stay cached");
+            }
         }
         let advice = rustix::fs::Advice::DontNeed;
         fadvise(file.file(), start, NonZeroU64::new(end - start), advice).map_err(|error| {

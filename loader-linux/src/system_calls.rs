@@ -26,15 +26,27 @@ struct Cachestat {
     recently_evicted: u64,
 }
 
-/// How many pages that overlap `len` bytes (at least one) at `offset` the page cache holds.
+/// What the page cache holds of a range of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CachedPages {
+    /// Pages that it holds, those included that are only being read.
+    pub(crate) cached: u64,
+    /// Pages of them that are not on the device yet, and so cannot be dropped.
+    pub(crate) unwritten: u64,
+}
+
+/// Counts the pages that overlap `len` bytes at `offset`.
 ///
 /// Since Linux 6.5. ENOSYS before, EPERM where the caller neither owns the file nor may write it
 /// (Linux 6.14 and its stable predecessors), EOPNOTSUPP for huge-page filesystems. Never to be
 /// called on Android, whose seccomp policy kills the process.
-pub(crate) fn cached_pages(file: &File, offset: u64, len: u64) -> io::Result<u64> {
-    // A length of zero would mean "to the end of the file".
+pub(crate) fn cached_pages(file: &File, offset: u64, len: u64) -> io::Result<CachedPages> {
+    // To the kernel a length of zero would mean "to the end of the file".
     if len == 0 {
-        return Ok(0);
+        return Ok(CachedPages {
+            cached: 0,
+            unwritten: 0,
+        });
     }
     let range = CachestatRange { offset, len };
     let mut answer = Cachestat::default();
@@ -50,11 +62,13 @@ pub(crate) fn cached_pages(file: &File, offset: u64, len: u64) -> io::Result<u64
             no_flags,
         )
     };
-    if outcome == 0 {
-        Ok(answer.cached)
-    } else {
-        Err(io::Error::last_os_error())
+    if outcome != 0 {
+        return Err(io::Error::last_os_error());
     }
+    Ok(CachedPages {
+        cached: answer.cached,
+        unwritten: answer.dirty.saturating_add(answer.writeback),
+    })
 }
 
 /// Reads one byte at `offset` if that needs no waiting for the device: `preadv2(RWF_NOWAIT)`, since
@@ -86,28 +100,6 @@ pub(crate) fn read_byte_without_waiting(file: &File, offset: u64) -> io::Result<
         )
     };
     usize::try_from(outcome).map_err(|_| io::Error::last_os_error())
-}
-
-/// Writes the dirty pages of `len` bytes at `offset` (all from there, for zero) to the device and
-/// waits for them: neither the file's metadata nor the device's own cache are flushed. Works with a
-/// descriptor that is open for reading only.
-pub(crate) fn write_back(file: &File, offset: u64, len: u64) -> io::Result<()> {
-    let (Ok(offset), Ok(len)) = (
-        libc::off64_t::try_from(offset),
-        libc::off64_t::try_from(len),
-    ) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let all_of_it = libc::SYNC_FILE_RANGE_WAIT_BEFORE
-        | libc::SYNC_FILE_RANGE_WRITE
-        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-    // SAFETY: the call touches no memory of ours; the descriptor is open while `file` is borrowed.
-    let outcome = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, all_of_it) };
-    if outcome == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }
 
 /// Page faults of this process so far, its ended threads included: without I/O, and with I/O.
