@@ -5,6 +5,7 @@
 //! [`Platform`] together themselves.
 #![cfg(any(target_os = "linux", target_os = "android"))]
 
+mod advice;
 mod block_device;
 mod direct_file;
 mod direct_reader;

@@ -7,24 +7,13 @@ use std::ops::Range;
 use loader_core::{Mechanism, PrefetchQueue, Prefetcher, Refusal, ResidencyMap, WeightFile};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
-use crate::{block_device, residency};
+use crate::{advice, residency};
 
 const MADVISE: Mechanism = Mechanism::new("madvise");
-
-/// The kernel's default readahead window (`VM_READAHEAD_PAGES`, include/linux/mm.h): what one piece
-/// of advice brings in at least.
-const SMALLEST_PIECE: u64 = 128 << 10;
-
-/// Longer pieces gain nothing, and would be cancelled or left to a read only as a whole.
-const LARGEST_PIECE: u64 = 4 << 20;
 
 /// What each worker has under way at most: enough together to keep a device busy, little enough
 /// that a cancelled prefetch is soon over.
 const UNDER_WAY: u64 = 16 << 20;
-
-/// Stretches of a piece whose arrival is waited for one by one. The kernel reads advised bytes in
-/// order, by requests as long as the device allows.
-const STRETCH: u64 = 512 << 10;
 
 /// Brings ranges into the page cache with `madvise(MADV_WILLNEED)`, in pieces.
 ///
@@ -45,10 +34,7 @@ impl Prefetcher for MadvisePrefetcher {
     }
 
     fn piece_bytes(&self, file: &WeightFile) -> u64 {
-        let window = block_device::under(file.file()).map(|device| device.advice_window());
-        window
-            .unwrap_or(SMALLEST_PIECE)
-            .clamp(SMALLEST_PIECE, LARGEST_PIECE)
+        advice::piece_bytes(file)
     }
 
     /// Advising takes time for every page, so several do it at once.
@@ -121,7 +107,7 @@ fn finish(queue: &PrefetchQueue, piece: &Range<u64>) {
 fn arrive(file: &WeightFile, piece: &Range<u64>) -> io::Result<()> {
     let mut at = piece.start;
     while at < piece.end {
-        let end = piece.end.min((at / STRETCH + 1).saturating_mul(STRETCH));
+        let end = advice::stretch_end(at, piece.end);
         // At the end of a file that was truncated meanwhile there is nothing to wait for.
         rustix::io::retry_on_intr(|| rustix::io::pread(file.file(), &mut [0_u8], end - 1))?;
         at = end;

@@ -72,8 +72,13 @@ fn try_out() -> Result<(), String> {
     ring.submitter()
         .register_probe(&mut known)
         .map_err(|error| reason("io_uring_register", &error))?;
-    if !known.is_supported(opcode::Read::CODE) {
-        return Err("this kernel's io_uring has no reads".to_owned());
+    for (name, code) in [
+        ("read", opcode::Read::CODE),
+        ("fadvise", opcode::Fadvise::CODE),
+    ] {
+        if !known.is_supported(code) {
+            return Err(format!("this kernel's io_uring has no {name}"));
+        }
     }
     // SAFETY: the operation refers to no memory.
     let pushed = unsafe { ring.submission().push(&opcode::Nop::new().build()) };

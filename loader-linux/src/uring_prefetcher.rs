@@ -1,32 +1,30 @@
-//! Readahead through io_uring: reads into scratch memory that leave the pages cached.
+//! Readahead through io_uring: advice in pieces, and single bytes read to see them arrive.
 
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 
-use io_uring::{IoUring, opcode, squeue::Flags, types::Fd};
-use loader_core::{
-    HostBuffer, Mechanism, PrefetchQueue, Prefetcher, Refusal, ResidencyMap, WeightFile,
-};
+use io_uring::{IoUring, opcode, squeue, types::Fd};
+use loader_core::{Mechanism, PrefetchQueue, Prefetcher, Refusal, ResidencyMap, WeightFile};
 
-use crate::host_memory::HugePageMemory;
-use crate::{residency, uring};
+use crate::{advice, residency, uring};
 
 const READAHEAD: Mechanism = Mechanism::new("uring-readahead");
 
-/// Bytes of one read: long enough to keep the device busy, short enough for the processor's cache
-/// to hold what is only copied to be forgotten.
-const PIECE_BYTES: u32 = 2 << 20;
+/// Pieces under way: enough to keep a fast device busy, few enough that a cancelled prefetch is
+/// soon over.
+const DEPTH: usize = ENTRIES as usize;
+const ENTRIES: u32 = 16;
 
-/// Reads in flight.
-const DEPTH: u32 = 8;
-
-/// Brings ranges into the page cache with buffered reads through io_uring.
+/// Brings ranges into the page cache with `posix_fadvise(WILLNEED)` through io_uring, in pieces.
 ///
-/// Advice would not do: the kernel reads at most its readahead window for each call, and tells
-/// nobody when it is done (`force_page_cache_ra`, mm/readahead.c). A read that has completed leaves
-/// its pages in the cache for certain. Reads are handed to kernel threads (`IOSQE_ASYNC`), since
-/// io_uring would otherwise perform each while it is submitted, one after the other.
+/// One call over a whole file would bring in its first few megabytes only: for each call the
+/// kernel reads no more than its readahead window or one request to the device, whichever is
+/// longer, and says nothing of the rest (`force_page_cache_ra`, mm/readahead.c). Making room in
+/// the page cache takes time for each page; through io_uring kernel threads do it, several at
+/// once.
+///
+/// Advice only starts reads. To know when they are over, a byte at the end of each stretch is read.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct UringPrefetcher;
@@ -46,24 +44,20 @@ impl Prefetcher for UringPrefetcher {
         READAHEAD
     }
 
-    fn piece_bytes(&self, _file: &WeightFile) -> u64 {
-        u64::from(PIECE_BYTES)
+    fn piece_bytes(&self, file: &WeightFile) -> u64 {
+        advice::piece_bytes(file)
     }
 
     fn run(&self, queue: &PrefetchQueue) -> Result<(), Refusal> {
-        let refusal = |error: io::Error| Refusal::new(READAHEAD, format!("no ring: {error}"));
-        let ring = uring::ring(DEPTH).map_err(refusal)?;
-        let scratch = HostBuffer::zeroed(&HugePageMemory, (DEPTH * PIECE_BYTES) as usize)
-            .map_err(|error| refusal(io::Error::other(error)))?;
-        scratch.exclude_from_fork(true);
-        let pieces = [const { None }; DEPTH as usize];
-        Readahead {
+        let ring = uring::ring(ENTRIES)
+            .map_err(|error| Refusal::new(READAHEAD, format!("no ring: {error}")))?;
+        let mut readahead = Readahead {
             ring,
-            scratch,
-            pieces,
+            pieces: [const { None }; DEPTH],
+            bytes: Box::new([0; DEPTH]),
             in_flight: 0,
-        }
-        .run(queue);
+        };
+        readahead.run(queue);
         Ok(())
     }
 
@@ -72,81 +66,109 @@ impl Prefetcher for UringPrefetcher {
     }
 }
 
-/// The reads in flight. The kernel writes into the scratch memory until a read's completion has
-/// been seen, so this is not dropped before every one has.
+/// The operations in flight, at most one for each piece. The kernel writes into `bytes` until a
+/// read's completion has been seen, so this is not dropped before every one has.
 struct Readahead {
     ring: IoUring,
-    scratch: HostBuffer,
-    /// The piece that each part of the scratch memory is being used for.
-    pieces: [Option<Range<u64>>; DEPTH as usize],
+    pieces: [Option<Piece>; DEPTH],
+    bytes: Box<[u8; DEPTH]>,
     in_flight: usize,
+}
+
+/// A piece on its way.
+struct Piece {
+    range: Range<u64>,
+    /// Up to where it is known to have arrived; `None` while the kernel is being advised.
+    arrived: Option<u64>,
 }
 
 impl Readahead {
     fn run(&mut self, queue: &PrefetchQueue) {
+        let descriptor = Fd(queue.file().file().as_raw_fd());
         loop {
             while let Some(index) = self.pieces.iter().position(Option::is_none) {
-                let Some(piece) = queue.next() else { break };
-                self.begin(queue, index, piece);
+                let Some(range) = queue.next() else { break };
+                self.advise(descriptor, index, range);
             }
             if self.in_flight == 0 {
                 return;
             }
             uring::submit_and_wait(&mut self.ring);
-            self.reap(Some(queue));
-        }
-    }
-
-    fn begin(&mut self, queue: &PrefetchQueue, index: usize, piece: Range<u64>) {
-        let len =
-            u32::try_from(piece.end - piece.start).map_or(PIECE_BYTES, |len| len.min(PIECE_BYTES));
-        let start = self
-            .scratch
-            .start()
-            .as_ptr()
-            .wrapping_add(index * PIECE_BYTES as usize);
-        let descriptor = Fd(queue.file().file().as_raw_fd());
-        let entry = opcode::Read::new(descriptor, start, len)
-            .offset(piece.start)
-            .build()
-            .flags(Flags::ASYNC)
-            .user_data(index as u64);
-        // SAFETY: `start` is valid for writes of a piece's length within the scratch memory, a
-        // part that no other read uses; it stays so until the completion is reaped, which `run`
-        // and `drop` wait for; so does the descriptor, which the queue holds.
-        let pushed = unsafe { self.ring.submission().push(&entry) };
-        if pushed.is_err() {
-            // The ring has an entry for every piece, so this does not happen.
-            return queue.failed(&piece, &io::ErrorKind::WouldBlock.into());
-        }
-        self.pieces[index] = Some(piece);
-        self.in_flight += 1;
-    }
-
-    fn reap(&mut self, queue: Option<&PrefetchQueue>) {
-        while let Some((index, result)) = uring::completed(&mut self.ring) {
-            let Some(piece) = self.pieces.get_mut(index).and_then(Option::take) else {
-                continue;
-            };
-            self.in_flight -= 1;
-            match (queue, result) {
-                (None, _) => {}
-                (Some(queue), result @ ..0) => {
-                    queue.failed(&piece, &io::Error::from_raw_os_error(-result));
-                }
-                // A short read has met the end of the file, or made the rest start.
-                (Some(queue), _) => queue.done(&piece),
+            while let Some((index, result)) = uring::completed(&mut self.ring) {
+                self.in_flight -= 1;
+                self.move_on(queue, descriptor, index, result);
             }
+        }
+    }
+
+    fn advise(&mut self, descriptor: Fd, index: usize, range: Range<u64>) {
+        // Pieces are a few megabytes long.
+        let len = libc::off_t::try_from(range.end - range.start).unwrap_or(libc::off_t::MAX);
+        let entry = opcode::Fadvise::new(descriptor, len, libc::POSIX_FADV_WILLNEED)
+            .offset(range.start)
+            .build();
+        self.pieces[index] = Some(Piece {
+            range,
+            arrived: None,
+        });
+        // SAFETY: advice refers to no memory; the descriptor is held by the queue.
+        unsafe { self.push(index, entry) };
+    }
+
+    /// After an operation of a piece is over, begins its next one or tells the queue.
+    fn move_on(&mut self, queue: &PrefetchQueue, descriptor: Fd, index: usize, result: i32) {
+        let Some(piece) = self.pieces.get_mut(index).and_then(Option::as_mut) else {
+            return;
+        };
+        let reached = match piece.arrived {
+            None => piece.range.start,
+            Some(reached) => reached,
+        };
+        if result < 0 {
+            queue.failed(&piece.range, &io::Error::from_raw_os_error(-result));
+            self.pieces[index] = None;
+        } else if reached >= piece.range.end {
+            queue.done(&piece.range);
+            self.pieces[index] = None;
+        } else {
+            let end = advice::stretch_end(reached, piece.range.end);
+            piece.arrived = Some(end);
+            let byte = self.bytes.as_mut_ptr().wrapping_add(index);
+            // Not forced onto a kernel thread: the page is there, locked until its bytes are, and
+            // io_uring waits for that without one.
+            let entry = opcode::Read::new(descriptor, byte, 1)
+                .offset(end - 1)
+                .build();
+            // SAFETY: `byte` is one of this ring's own, used by this piece alone; `bytes` stays
+            // until the completion is reaped, which `run` and `drop` wait for. The descriptor is
+            // held by the queue.
+            unsafe { self.push(index, entry) };
+        }
+    }
+
+    /// Puts an operation of a piece into the submission queue.
+    ///
+    /// # Safety
+    /// What the entry refers to stays valid until its completion is reaped.
+    unsafe fn push(&mut self, index: usize, entry: squeue::Entry) {
+        // SAFETY: the caller's promise. The ring has an entry for each piece, and each piece at
+        // most one operation, so there is room.
+        let pushed = unsafe { self.ring.submission().push(&entry.user_data(index as u64)) };
+        debug_assert!(pushed.is_ok());
+        if pushed.is_ok() {
+            self.in_flight += 1;
         }
     }
 }
 
 impl Drop for Readahead {
     fn drop(&mut self) {
-        // Only an unwinding `run` leaves reads in flight.
+        // Only an unwinding `run` leaves operations in flight.
         while self.in_flight > 0 {
             uring::submit_and_wait(&mut self.ring);
-            self.reap(None);
+            while uring::completed(&mut self.ring).is_some() {
+                self.in_flight -= 1;
+            }
         }
     }
 }
