@@ -56,9 +56,6 @@ pub(crate) struct Load {
     pub(crate) selection: Selection,
     #[command(flatten)]
     pub(crate) reading: Reading,
-    /// Drop the files from the page cache first, before the clock starts.
-    #[arg(long)]
-    pub(crate) cold: bool,
 }
 
 #[derive(Args, Debug)]
@@ -167,6 +164,9 @@ pub(crate) struct Reading {
     /// Bytes of memory used beyond the weights at most.
     #[arg(long, value_name = "BYTES")]
     pub(crate) memory_limit: Option<ByteSize>,
+    /// Drop the files from the page cache first, before the clock starts.
+    #[arg(long)]
+    pub(crate) cold: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -207,6 +207,27 @@ fn extract_writes_the_exact_bytes_by_every_strategy() {
 }
 
 #[test]
+fn extract_reads_cold_files() {
+    let place = Place::new();
+    let model = Model::new(&place);
+    let out = place.path("out.bin");
+    let (name, bytes) = &model.tensors[0];
+    let ended = place.run(&[
+        "extract",
+        text(&model.path),
+        name,
+        "-o",
+        text(&out),
+        "--cold",
+    ]);
+    if ended.code == Some(0) {
+        assert!(fs::read(&out).unwrap() == *bytes);
+    } else {
+        println!("skipped: this system does not evict: {}", ended.stderr);
+    }
+}
+
+#[test]
 fn extract_writes_to_standard_output() {
     let place = Place::new();
     let model = Model::new(&place);

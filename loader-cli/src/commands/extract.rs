@@ -13,7 +13,7 @@ use crate::arguments::{Extract, StrategyName};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::progress::Bar;
-use crate::units;
+use crate::{cache, units};
 
 #[derive(Debug, Serialize)]
 struct Extracted<'c> {
@@ -46,6 +46,10 @@ pub(crate) fn run(arguments: &Extract, output: &Output) -> Result<(), Failure> {
         return Err(Failure::Message(reason.to_owned()));
     }
     let loader = arguments.reading.loader()?;
+    if arguments.reading.cold {
+        let checkpoint = loader.open(&arguments.path)?;
+        cache::make_cold(&loader, checkpoint.files(), output)?;
+    }
     let started = Instant::now();
     let checkpoint = loader.open(&arguments.path)?;
     let tensor = checkpoint.tensor(&arguments.tensor)?;

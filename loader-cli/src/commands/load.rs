@@ -54,7 +54,7 @@ impl From<&Refusal> for PassedOver {
 pub(crate) fn run(arguments: &Load, output: &Output) -> Result<(), Failure> {
     let loader = arguments.reading.loader()?;
     let path = arguments.source.locate(&loader, output)?;
-    if arguments.cold {
+    if arguments.reading.cold {
         let checkpoint = loader.open(&path)?;
         cache::make_cold(&loader, checkpoint.files(), output)?;
     }
@@ -63,8 +63,7 @@ pub(crate) fn run(arguments: &Load, output: &Output) -> Result<(), Failure> {
     let started = Instant::now();
     let checkpoint = arguments.selection.select(loader.open(&path)?)?;
     let mapped = arguments.reading.strategy == StrategyName::Mapped;
-    let report = load(&loader, &checkpoint, mapped, bar.operation())?;
-    let elapsed = started.elapsed();
+    let (report, elapsed) = load(&loader, &checkpoint, mapped, bar.operation(), started)?;
     drop(bar);
 
     let strategy = if mapped {
@@ -92,18 +91,20 @@ pub(crate) fn run(arguments: &Load, output: &Output) -> Result<(), Failure> {
     output.result(&loaded, |loaded| describe(loaded, elapsed))
 }
 
-/// Loads, and gives the memory back.
+/// Loads, tells how long that took since `started`, and gives the memory back.
 fn load(
     loader: &Loader,
     checkpoint: &Checkpoint,
     mapped: bool,
     operation: Operation<'_>,
-) -> Result<Report, Failure> {
+    started: Instant,
+) -> Result<(Report, Duration), Failure> {
     if mapped {
-        let (_, report) = MappedCopy::default().load(loader, checkpoint, operation)?;
-        return Ok(report);
+        let (_buffer, report) = MappedCopy::default().load(loader, checkpoint, operation)?;
+        return Ok((report, started.elapsed()));
     }
-    Ok(loader.load(checkpoint, operation)?.report().clone())
+    let model = loader.load(checkpoint, operation)?;
+    Ok((model.report().clone(), started.elapsed()))
 }
 
 fn named(report: &Report) -> BTreeMap<&'static str, u64> {
