@@ -137,7 +137,10 @@ fn direct_io(file: &WeightFile) -> String {
 }
 
 fn residency(file: &WeightFile) -> String {
-    match Method::of(file.file(), &(0..file.disk_len())) {
+    if file.disk_len() == 0 {
+        return "nothing to ask about".to_owned();
+    }
+    match Method::of(file.file(), 0) {
         Method::InMemory => "always resident".to_owned(),
         Method::Cachestat => "cachestat".to_owned(),
         Method::Sampling(_) => "samples: cachestat refuses to tell".to_owned(),

@@ -24,6 +24,9 @@ use rustix::param::page_size;
 
 use crate::{filesystem, system_calls};
 
+/// Parts that a piece is cut into where it is cached in part.
+const PARTS: u64 = 64;
+
 /// Samples that decide whether a range is all alike.
 const FIRST_SAMPLES: u64 = 16;
 
@@ -54,15 +57,15 @@ pub(crate) fn residency(file: &WeightFile, range: Range<u64>, granularity: u64) 
         .max(1)
         .checked_next_multiple_of(page)
         .unwrap_or(1 << 62);
-    match Method::of(file.file(), &range) {
+    match Method::of(file.file(), range.start) {
         Method::InMemory => {
             let resident = Some(range.end - range.start);
             ResidencyMap::new(vec![ResidencyRun { range, resident }])
         }
-        Method::Cachestat => ResidencyMap::by_halving(range, granularity, |piece| {
-            let pages =
-                system_calls::cached_pages(file.file(), piece.start, piece.end - piece.start);
-            Some(bytes_of_pages(pages.ok()?.cached, &piece, page))
+        Method::Cachestat => count(range, granularity, |piece| {
+            let len = piece.end - piece.start;
+            let pages = system_calls::cached_pages(file.file(), piece.start, len).ok()?;
+            Some(bytes_of_pages(pages.cached, piece, page))
         }),
         Method::Sampling(at_random) => {
             let seed = RandomState::new().hash_one(range.start);
@@ -87,8 +90,8 @@ pub(crate) fn may_be_dirty(file: &File, range: Range<u64>) -> bool {
 }
 
 impl Method {
-    /// Finds the method that serves for `range` of `file`.
-    pub(crate) fn of(file: &File, range: &Range<u64>) -> Self {
+    /// Finds the method that serves `file`, by trying at `offset`, where the file must have a byte.
+    pub(crate) fn of(file: &File, offset: u64) -> Self {
         if filesystem::kind(file).in_memory {
             return Self::InMemory;
         }
@@ -96,13 +99,12 @@ impl Method {
         if cfg!(target_os = "android") {
             return Self::None("Android lets no app ask");
         }
-        let len = range.end.saturating_sub(range.start);
-        if system_calls::cached_pages(file, range.start, len).is_ok() {
+        if system_calls::cached_pages(file, offset, 1).is_ok() {
             return Self::Cachestat;
         }
         match reopen_for_samples(file) {
             Err(_) => Self::None("the file is not ours and cannot be opened again"),
-            Ok(at_random) => match is_cached(&at_random, range.start) {
+            Ok(at_random) => match is_cached(&at_random, offset) {
                 Some(_) => Self::Sampling(at_random),
                 None => Self::None("the filesystem cannot read without waiting"),
             },
@@ -148,6 +150,37 @@ fn bytes_of_pages(cached: u64, piece: &Range<u64>, page: u64) -> u64 {
     u64::try_from(bytes).unwrap_or(len)
 }
 
+/// Finds what is cached by asking how many bytes of a piece are, and for the pieces within it only
+/// where the answer is mixed, down to `granularity` bytes.
+///
+/// The kernel walks over every folio that it counts, so pieces are cut into many at once: that
+/// walks over each only two or three times.
+fn count(
+    range: Range<u64>,
+    granularity: u64,
+    mut ask: impl FnMut(&Range<u64>) -> Option<u64>,
+) -> ResidencyMap {
+    let cut = |piece: &Range<u64>| {
+        let part = (piece.end - piece.start).div_ceil(PARTS);
+        let stride = part.checked_next_multiple_of(granularity).unwrap_or(part);
+        // The first is to be taken first.
+        pieces(piece, stride).collect::<Vec<_>>().into_iter().rev()
+    };
+    let mut runs = Vec::new();
+    let mut open: Vec<_> = cut(&range).collect();
+    while let Some(piece) = open.pop() {
+        let len = piece.end - piece.start;
+        let resident = ask(&piece).map(|resident| resident.min(len));
+        let mixed = resident.is_some_and(|resident| resident > 0 && resident < len);
+        if mixed && len > granularity {
+            open.extend(cut(&piece));
+        } else {
+            append(&mut runs, piece, resident);
+        }
+    }
+    ResidencyMap::new(runs)
+}
+
 /// Finds what is cached by asking for single offsets: a few first, and only where they differ one
 /// for each piece of `granularity` bytes, or longer pieces where that would be too many.
 ///
@@ -166,7 +199,7 @@ fn sample(
         .collect();
     let answer = first[0].1;
     if first.iter().all(|(_, other)| *other == answer) {
-        let resident = answer.map(|cached| if cached { len } else { 0 });
+        let resident = all_or_nothing(answer, len);
         return ResidencyMap::new(vec![ResidencyRun { range, resident }]);
     }
     let smallest = len.div_ceil(MOST_SAMPLES);
@@ -179,26 +212,35 @@ fn sample(
         // brought in.
         let known = first.iter().find(|(offset, _)| piece.contains(offset));
         let answer = known.map_or_else(|| is_cached(offsets.within(&piece)), |(_, answer)| *answer);
-        append(&mut runs, piece, answer);
+        let len = piece.end - piece.start;
+        append(&mut runs, piece, all_or_nothing(answer, len));
     }
     ResidencyMap::new(runs)
 }
 
-/// Appends a piece that is cached as a whole, not at all, or nobody knows.
-fn append(runs: &mut Vec<ResidencyRun>, piece: Range<u64>, cached: Option<bool>) {
-    let len = piece.end - piece.start;
-    let resident = cached.map(|cached| if cached { len } else { 0 });
-    let last_answer = |run: &ResidencyRun| run.resident.map(|resident| resident > 0);
-    match runs.last_mut().filter(|run| last_answer(run) == cached) {
+/// Appends a piece, joining it to the last where both are cached in full, not at all, or nobody
+/// knows.
+fn append(runs: &mut Vec<ResidencyRun>, piece: Range<u64>, resident: Option<u64>) {
+    let piece = ResidencyRun {
+        range: piece,
+        resident,
+    };
+    let full = |run: &ResidencyRun| run.resident == Some(run.range.end - run.range.start);
+    let alike = |last: &&mut ResidencyRun| {
+        let same = last.resident == resident && matches!(resident, None | Some(0));
+        same || (full(last) && full(&piece))
+    };
+    match runs.last_mut().filter(alike) {
         Some(last) => {
-            last.range.end = piece.end;
+            last.range.end = piece.range.end;
             last.resident = last.resident.zip(resident).map(|(a, b)| a + b);
         }
-        None => runs.push(ResidencyRun {
-            range: piece,
-            resident,
-        }),
+        None => runs.push(piece),
     }
+}
+
+fn all_or_nothing(cached: Option<bool>, len: u64) -> Option<u64> {
+    cached.map(|cached| if cached { len } else { 0 })
 }
 
 /// Cuts `range` at the multiples of `stride`.
@@ -268,7 +310,7 @@ mod tests {
             return;
         };
         let range = 0..file.disk_len();
-        if !matches!(Method::of(file.file(), &range), Method::Cachestat) {
+        if !matches!(Method::of(file.file(), range.start), Method::Cachestat) {
             println!("skipped: this kernel has no cachestat");
             return;
         }
@@ -322,7 +364,7 @@ mod tests {
             return;
         };
         let range = 0..file.disk_len();
-        if !matches!(Method::of(file.file(), &range), Method::Cachestat) {
+        if !matches!(Method::of(file.file(), range.start), Method::Cachestat) {
             println!("skipped: this kernel has no cachestat");
             return;
         }
@@ -357,7 +399,45 @@ mod tests {
         );
     }
 
+    #[test]
+    fn counting_all_or_nothing_asks_little() {
+        for share in [0, 1] {
+            let mut questions = 0;
+            let map = count(5..1 << 40, 4096, |piece| {
+                questions += 1;
+                Some((piece.end - piece.start) * share)
+            });
+            assert_eq!(map.runs().len(), 1);
+            assert!(questions <= PARTS + 1, "{questions}");
+        }
+        assert_eq!(count(5..1 << 40, 4096, |_| None).resident_bytes(), None);
+    }
+
     proptest! {
+        #[test]
+        fn counting_finds_what_asking_each_piece_finds(
+            pages in prop::collection::vec(any::<bool>(), 1..2000),
+            start in 0_u64..200,
+            granularity in 1_u64..100,
+        ) {
+            let range = start..start + pages.len() as u64;
+            let cached = |piece: &Range<u64>| {
+                let index = |at: u64| usize::try_from(at - start).unwrap();
+                let pages = &pages[index(piece.start)..index(piece.end)];
+                pages.iter().filter(|page| **page).count() as u64
+            };
+            let map = count(range.clone(), granularity, |piece| Some(cached(piece)));
+            let mut at = range.start;
+            for run in map.runs() {
+                prop_assert_eq!(run.range.start, at);
+                prop_assert_eq!(run.resident, Some(cached(&run.range)));
+                let len = run.range.end - run.range.start;
+                prop_assert!(len <= granularity || run.resident == Some(0) || run.resident == Some(len));
+                at = run.range.end;
+            }
+            prop_assert_eq!(at, range.end);
+        }
+
         #[test]
         fn samples_cover_the_range_and_are_few(
             start in 0_u64..1 << 40,
