@@ -55,14 +55,14 @@ fn check(outcome: &weightloader::Result<weightloader::Report>, memory: &Guarded)
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+const CASES: u32 = 60;
 
-    #[test]
-    fn while_a_byte_is_about_to_be_read(at in 0..LEN, way in 0_usize..3, shift in 0_usize..4096) {
+#[test]
+fn while_a_byte_is_about_to_be_read() {
+    let (_folder, sample) = sample();
+    proptest!(ProptestConfig::with_cases(CASES), |(at in 0..LEN, way in 0_usize..3, shift in 0_usize..4096)| {
         let _watchdog = Watchdog::over("a cancelled operation");
         let strategy = [Reading::Auto, Reading::Direct, Reading::Buffered][way];
-        let (_folder, sample) = sample();
         let file = sample.open();
         let token = CancelToken::new();
         let cancel = { let token = token.clone(); Fault::call(move || token.cancel()) };
@@ -72,12 +72,14 @@ proptest! {
         let outcome = loader.read_into(&file, .., memory.destination(), operation);
         check(&outcome, &memory);
         prop_assert!(token.is_cancelled());
-    }
+    });
+}
 
-    #[test]
-    fn once_so_many_bytes_were_seen(after in 0..=LEN, own in any::<bool>(), shift in 0_usize..4096) {
+#[test]
+fn once_so_many_bytes_were_seen() {
+    let (_folder, sample) = sample();
+    proptest!(ProptestConfig::with_cases(CASES), |(after in 0..=LEN, own in any::<bool>(), shift in 0_usize..4096)| {
         let _watchdog = Watchdog::over("a cancelled operation");
-        let (_folder, sample) = sample();
         let file = sample.open();
         let platform = match own {
             true => weightloader::platform().clone(),
@@ -97,12 +99,14 @@ proptest! {
         check(&outcome, &memory);
         prop_assert!(told_afterwards == 0, "progress is told after the cancellation");
         prop_assert!(token.is_cancelled());
-    }
+    });
+}
 
-    #[test]
-    fn from_another_thread(microseconds in 0_u64..5000, own in any::<bool>()) {
+#[test]
+fn from_another_thread() {
+    let (_folder, sample) = sample();
+    proptest!(ProptestConfig::with_cases(CASES), |(microseconds in 0_u64..5000, own in any::<bool>())| {
         let _watchdog = Watchdog::over("a cancelled operation");
-        let (_folder, sample) = sample();
         let file = sample.open();
         let slow = Fault::Delay(Duration::from_micros(200));
         let slow = |mechanism| FaultyReader::new(mechanism, 0).always(slow.clone());
@@ -126,7 +130,7 @@ proptest! {
             loader.read_into(&file, .., memory.destination(), operation)
         });
         check(&outcome, &memory);
-    }
+    });
 }
 
 #[test]

@@ -291,8 +291,15 @@ fn a_file_truncated_between_two_reads_is_an_error_that_says_where_it_ends() {
             buffered: Arc::new(faulty()),
             ..platform(Residency::None)
         };
+        // One worker, so that the rest is read after the truncation.
+        let builder = Loader::builder().platform(platform).chunk_bytes(CHUNK);
         let strategy = [Strategy::Direct, Strategy::Buffered][way];
-        match scene.read(strategy, platform) {
+        let loader = builder.strategy(strategy).threads(1).build().unwrap();
+        let mut memory = Guarded::new(scene.sample.bytes(), 0);
+        let file = scene.sample.open();
+        let outcome = loader.read_into(&file, .., memory.destination(), Operation::new());
+        nothing_is_written_any_more(&memory);
+        match outcome {
             Err(Error::UnexpectedEof { path, offset, len }) => {
                 assert_eq!(path, scene.sample.path());
                 assert!(offset >= end, "{offset}");

@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 use std::io::ErrorKind;
-use std::path::Path;
 use std::sync::Arc;
 
 use loader_core::testing::{Fault, FaultyReader, Residency, Sample, TestSystem, Watchdog};
@@ -310,26 +309,21 @@ fn serves(loader: &Loader, file: &WeightFile) -> bool {
     direct.is_ok_and(|reader: &Arc<dyn Reader>| reader.support(file).is_ok())
 }
 
-fn folder() -> &'static Path {
-    // Shared by all cases; the files in it go one by one.
-    static FOLDER: std::sync::OnceLock<tempfile::TempDir> = std::sync::OnceLock::new();
-    FOLDER.get_or_init(|| tempfile::tempdir().unwrap()).path()
-}
+const CASES: u32 = 150;
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
-
-    #[test]
-    fn one_range(
+#[test]
+fn one_range() {
+    let folder = tempfile::tempdir().unwrap();
+    proptest!(ProptestConfig::with_cases(CASES), |(
         len in file_len(),
         slice in (edge(), edge()),
         range in (edge(), edge()),
         shift in 0_usize..4096,
         congruent in any::<bool>(),
         options in options(),
-    ) {
+    )| {
         let _watchdog = Watchdog::over("reading one range");
-        let sample = Sample::new(folder(), "one", len);
+        let sample = Sample::new(folder.path(), "one", len);
         let slice = part(len as u64, &slice);
         let file = sample.open().slice(slice.start, slice.end - slice.start).unwrap();
         let range = part(file.len(), &range);
@@ -340,19 +334,22 @@ proptest! {
         let memory = Memory::new(usize::try_from(range.end - range.start).unwrap(), shift);
         let extent = Extent { offset: range.start, len: range.end - range.start, destination: 0 };
         check(&options, &sample, &file, &[extent], memory)?;
-    }
+    });
+}
 
-    #[test]
-    fn many_ranges(
+#[test]
+fn many_ranges() {
+    let folder = tempfile::tempdir().unwrap();
+    proptest!(ProptestConfig::with_cases(CASES), |(
         len in file_len(),
         slice in (edge(), edge()),
         parts in prop::collection::vec((edge(), edge(), 0_usize..3000), 0..20),
         shuffled in any::<u64>(),
         shift in 0_usize..4096,
         options in options(),
-    ) {
+    )| {
         let _watchdog = Watchdog::over("reading many ranges");
-        let sample = Sample::new(folder(), "many", len);
+        let sample = Sample::new(folder.path(), "many", len);
         let slice = part(len as u64, &slice);
         let file = sample.open().slice(slice.start, slice.end - slice.start).unwrap();
         // One after the other in memory, with gaps; in the file wherever.
@@ -371,5 +368,5 @@ proptest! {
         let rotation = usize::try_from(shuffled % 20).unwrap() % extents.len().max(1);
         extents.rotate_left(rotation);
         check(&options, &sample, &file, &extents, Memory::new(destination, shift))?;
-    }
+    });
 }

@@ -189,6 +189,7 @@ mod tests {
                 })
                 .collect();
             let plan = Plan::new(&extents, destination, chunk_bytes).unwrap();
+            prop_assert!(plan.chunks().is_sorted_by_key(|chunk| chunk.offset));
 
             let mut expected = vec![None; destination];
             for extent in &extents {
