@@ -9,7 +9,8 @@ source ci/cross-toolchain.sh
 
 [ $# -gt 0 ] || set -- x86_64-pc-windows-gnu aarch64-apple-darwin
 
-need rust-web-clippy
+# The standard library for Windows takes its import libraries from MinGW's dlltool.
+need rust-web-clippy binutils-mingw-w64-x86-64
 for target in "$@"; do
     echo "clippy for $target"
     # cargo-clippy runs the clippy-driver beside it; `cargo clippy` might find another one first.
