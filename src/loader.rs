@@ -133,6 +133,9 @@ impl LoaderBuilder {
     }
 }
 
+/// So little memory is not worth asking what there is, which means reading a dozen small files.
+const NEGLIGIBLE_BYTES: u64 = 16 << 20;
+
 impl Loader {
     /// A loader with the default options.
     ///
@@ -347,6 +350,9 @@ impl Loader {
     }
 
     fn check_memory(&self, needed: u64) -> Result<()> {
+        if needed <= NEGLIGIBLE_BYTES {
+            return Ok(());
+        }
         match self.platform.system.available_memory() {
             Some(available) if available < needed => {
                 let limit = "free memory and the limits set on this process";
