@@ -8,9 +8,12 @@
 //! write readers, prefetchers and uploaders.
 
 mod budget;
+mod coordinator;
 mod copier;
+mod crew;
 mod destination;
 mod error;
+mod feeder;
 mod file;
 mod host_buffer;
 mod layout;
@@ -30,6 +33,7 @@ mod reader;
 mod report;
 mod residency;
 mod route;
+mod run;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;

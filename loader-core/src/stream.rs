@@ -9,7 +9,7 @@ use std::thread;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
-use crate::copier::{Events, FedChunks, Feed, Feeder};
+use crate::feeder::{Events, FedChunks, Feed, Feeder};
 use crate::transfer::{Event, locked};
 use crate::{
     CancelToken, Copier, Error, HostBuffer, Layout, LoadOptions, Operation, Platform, Report,

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crossbeam::channel::unbounded;
 
-use crate::copier::{FedChunks, Feed, Feeder};
+use crate::feeder::{FedChunks, Feed, Feeder};
 use crate::{
     Copier, Error, Extent, HostBuffer, Job, Landing, Layout, Operation, Platform, Report, Result,
     Slot, StagedPart, Uploader, WeightFile,

@@ -1,0 +1,150 @@
+//! Who does the work of one operation.
+
+use std::sync::Arc;
+use std::thread::{self, Scope};
+
+use crate::budget::{self, Lease};
+use crate::coordinator::Queues;
+use crate::prefault::Prefault;
+use crate::transfer::Transfer;
+use crate::{Error, LoadOptions, Mechanism, Platform, Queue, Reader, Refusal};
+
+/// Who does the work of one operation.
+#[derive(Clone, Copy)]
+pub(crate) struct Crew<'a> {
+    pub(crate) platform: &'a Platform,
+    pub(crate) options: &'a LoadOptions,
+    pub(crate) transfer: &'a Transfer,
+    pub(crate) queues: &'a Queues<'a>,
+    pub(crate) direct_workers: usize,
+    pub(crate) may_wait: bool,
+}
+
+/// The workers of one operation, started when first there is work for them.
+#[derive(Default)]
+pub(crate) struct Hired {
+    direct: Option<Lease>,
+    buffered: Option<Lease>,
+}
+
+/// Threads that wait for the device while they read through the page cache keep it busier than
+/// processors alone would.
+const WAITING_WORKERS: usize = 8;
+
+impl Hired {
+    pub(crate) fn hire<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, crew: Crew<'scope>) {
+        if self.direct.is_none() && crew.queues.direct.waiting() > 0 {
+            self.direct = Some(prefault(scope, crew));
+            for _ in 0..crew.direct_workers {
+                start(scope, crew.transfer, "weightloader-direct", move || {
+                    crew.read_direct()
+                });
+            }
+        }
+        if self.buffered.is_none() && crew.queues.buffered.waiting() > 0 {
+            let suiting = if crew.may_wait {
+                budget::processors().max(WAITING_WORKERS)
+            } else {
+                budget::processors()
+            };
+            let wanted = crew.options.threads.unwrap_or(suiting);
+            let lease = budget::WORKERS.lease(wanted, 1, budget::most_workers());
+            for _ in 0..lease.amount() {
+                start(scope, crew.transfer, "weightloader-copy", move || {
+                    crew.read_buffered()
+                });
+            }
+            self.buffered = Some(lease);
+        }
+    }
+}
+
+/// Starts threads that fault in the destination of direct reads on processors that these leave idle.
+fn prefault<'scope>(scope: &'scope Scope<'scope, '_>, crew: Crew<'scope>) -> Lease {
+    let idle = budget::processors().saturating_sub(1).min(MOST_PREFAULTERS);
+    let lease = budget::WORKERS.lease(idle, 0, budget::most_workers());
+    let memory = Arc::new(Prefault::new(crew.queues.direct));
+    for _ in 0..lease.amount() {
+        let memory = Arc::clone(&memory);
+        start(scope, crew.transfer, "weightloader-prefault", move || {
+            memory.run(crew.queues.direct, &*crew.platform.memory);
+        });
+    }
+    lease
+}
+
+/// Zeroing pages by more threads than this brings nothing: memory is busy.
+const MOST_PREFAULTERS: usize = 4;
+
+/// Starts a worker; an operation that cannot have one fails.
+fn start<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    transfer: &Transfer,
+    name: &str,
+    work: impl FnOnce() + Send + 'scope,
+) {
+    if let Err(error) = thread::Builder::new()
+        .name(name.to_owned())
+        .spawn_scoped(scope, work)
+    {
+        let mechanism = Mechanism::new("worker-thread");
+        transfer.fail(Error::Unsupported {
+            mechanism,
+            reason: error.to_string(),
+        });
+    }
+}
+
+impl Crew<'_> {
+    fn read_direct(&self) {
+        let outcome = match &self.platform.direct {
+            Ok(reader) => self.read(&**reader, self.queues.direct),
+            Err(refusal) => Err(refusal.clone()),
+        };
+        if let Err(refusal) = outcome {
+            if !self.queues.direct.surrender(&refusal) {
+                self.fail(refusal);
+            }
+        }
+    }
+
+    pub(crate) fn read_buffered(&self) {
+        if let Err(refusal) = self.read(&*self.platform.buffered, self.queues.buffered) {
+            self.fail(refusal);
+        }
+    }
+
+    /// Lets `reader` serve `queue`. One that leaves before everything has landed ends the
+    /// operation, for nobody else may come for what it leaves.
+    fn read(&self, reader: &dyn Reader, queue: &Queue<'_>) -> std::result::Result<(), Refusal> {
+        let mut leaving = Leaving {
+            transfer: self.transfer,
+            mechanism: reader.mechanism(),
+            refused: false,
+        };
+        let outcome = reader.run(queue);
+        leaving.refused = outcome.is_err();
+        outcome
+    }
+
+    fn fail(&self, refusal: Refusal) {
+        let Refusal { mechanism, reason } = refusal;
+        self.transfer.fail(Error::Unsupported { mechanism, reason });
+    }
+}
+
+/// Looks at what a reader leaves behind when it returns or unwinds.
+struct Leaving<'a> {
+    transfer: &'a Transfer,
+    mechanism: Mechanism,
+    refused: bool,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if !self.refused && !self.transfer.is_over() {
+            let mechanism = self.mechanism;
+            self.transfer.fail(Error::Abandoned { mechanism });
+        }
+    }
+}

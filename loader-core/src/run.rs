@@ -1,0 +1,187 @@
+//! One operation of a copier, from its preparation to its report.
+
+use std::ops::Range;
+use std::thread;
+use std::time::Instant;
+
+use crate::budget::{self, Lease};
+use crate::coordinator::{Queues, coordinate};
+use crate::crew::Crew;
+use crate::feeder::{Events, Feeder};
+use crate::route::{Route, TINY};
+use crate::transfer::{Tally, Transfer};
+use crate::{
+    CachePolicy, Copier, LoadOptions, Operation, Platform, Queue, Report, Result, Strategy, Usage,
+    WeightFile,
+};
+
+/// One operation of a copier, from its preparation to its report.
+pub(crate) struct Run<'c> {
+    copier: &'c Copier<'c>,
+    started: Instant,
+    /// What the process had used; asking costs more than a tiny operation does.
+    before: Option<Usage>,
+    files: Vec<WeightFile>,
+    routes: Vec<Route>,
+    pub(crate) total: u64,
+    tally: Tally,
+    events: Events,
+}
+
+impl<'c> Run<'c> {
+    pub(crate) fn start(copier: &'c Copier<'c>, events: Events) -> Self {
+        Self {
+            copier,
+            started: Instant::now(),
+            before: None,
+            files: Vec::new(),
+            routes: Vec::new(),
+            total: 0,
+            tally: Tally::default(),
+            events,
+        }
+    }
+
+    /// Notes what the process has used so far.
+    pub(crate) fn note_usage(&mut self) {
+        self.before = Some(self.copier.platform.system.usage());
+    }
+
+    pub(crate) fn add_file(
+        &mut self,
+        file: &WeightFile,
+        ranges: &[Range<u64>],
+        bytes: u64,
+    ) -> Result<()> {
+        let Copier { platform, options } = *self.copier;
+        let route = Route::choose(platform, options, file, ranges, &mut self.tally)?;
+        self.files.push(file.clone());
+        self.routes.push(route);
+        self.total += bytes;
+        Ok(())
+    }
+
+    pub(crate) fn execute<'f>(
+        self,
+        mut operation: Operation<'_>,
+        prepare: impl FnOnce(&Queues<'_>) -> Option<&'f mut (dyn Feeder + 'f)>,
+    ) -> Result<Report> {
+        let Self {
+            copier,
+            started,
+            before,
+            files,
+            routes,
+            total,
+            tally,
+            events,
+        } = self;
+        let Copier { platform, options } = *copier;
+        let _span = tracing::debug_span!("copy", bytes = total, files = files.len()).entered();
+        let chunk_bytes = usize::try_from(options.chunk_bytes()).unwrap_or(usize::MAX);
+        let in_flight = lease_in_flight(options, chunk_bytes);
+        let depth = (in_flight.amount() / chunk_bytes).max(1);
+        let direct_workers = direct_workers(platform, depth.min(chunk_count(total, chunk_bytes)));
+        let step = if operation.wants_progress() {
+            (total / 256).max(64 << 10)
+        } else {
+            0
+        };
+        let transfer = Transfer::new(operation.token().cloned(), step, events.0.clone(), tally);
+
+        let (landed, resident_bytes) = {
+            let buffered = Queue::new(&transfer, &files, depth, None);
+            let refuge = (options.strategy == Strategy::Auto).then_some(&buffered);
+            let depth_each = depth.div_ceil(direct_workers);
+            let direct = Queue::new(&transfer, &files, depth_each, refuge);
+            let queues = Queues {
+                routes: &routes,
+                direct: &direct,
+                buffered: &buffered,
+            };
+            let feeder = prepare(&queues);
+            if feeder.is_none() {
+                transfer.close();
+            }
+            let may_wait = routes.iter().any(Route::may_wait);
+            let crew = Crew {
+                platform,
+                options,
+                transfer: &transfer,
+                queues: &queues,
+                direct_workers,
+                may_wait,
+            };
+            let inline = feeder.is_none() && total <= TINY && direct.waiting() == 0;
+            if inline {
+                crew.read_buffered();
+            } else {
+                thread::scope(|scope| {
+                    coordinate(scope, crew, feeder, &events.1, total, &mut operation);
+                });
+            }
+            (
+                transfer.landed(),
+                routes.iter().map(Route::resident_bytes).sum(),
+            )
+        };
+        drop(in_flight);
+
+        let cancelled = operation.is_cancelled();
+        let tally = transfer.outcome()?;
+        if !cancelled {
+            operation.report(landed, total);
+        }
+        if options.cache == CachePolicy::Bypass {
+            forget(platform, &files, &routes);
+        }
+        let after = before.map(|_| platform.system.usage()).unwrap_or_default();
+        let before = before.unwrap_or_default();
+        let since = |now: Option<u64>, then: Option<u64>| Some(now?.saturating_sub(then?));
+        Ok(Report {
+            bytes: landed,
+            elapsed: started.elapsed(),
+            strategy: options.strategy,
+            chunks: tally.chunks,
+            fallbacks: tally.fallbacks,
+            resident_bytes,
+            minor_faults: since(after.minor_faults, before.minor_faults),
+            major_faults: since(after.major_faults, before.major_faults),
+            peak_memory: after.peak_memory,
+        })
+    }
+}
+
+/// Evicts what buffered reads brought into the page cache and was not there before.
+fn forget(platform: &Platform, files: &[WeightFile], routes: &[Route]) {
+    for (file, route) in files.iter().zip(routes) {
+        for range in route.brought_in() {
+            if let Err(error) = platform.system.evict(file, range) {
+                tracing::debug!(%error, "what was read stays in the page cache");
+            }
+        }
+    }
+}
+
+fn chunk_count(total: u64, chunk_bytes: usize) -> usize {
+    usize::try_from(total.div_ceil(chunk_bytes as u64))
+        .unwrap_or(usize::MAX)
+        .max(1)
+}
+
+/// How many workers read past the page cache, each with part of the queue depth.
+fn direct_workers(platform: &Platform, depth: usize) -> usize {
+    platform
+        .direct
+        .as_ref()
+        .map_or(1, |reader| reader.workers())
+        .clamp(1, depth)
+}
+
+fn lease_in_flight(options: &LoadOptions, chunk_bytes: usize) -> Lease {
+    let limit = options.memory_limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    });
+    let wanted = options.queue_depth().saturating_mul(chunk_bytes).min(limit);
+    budget::IN_FLIGHT.lease(wanted, chunk_bytes, budget::MOST_IN_FLIGHT)
+}
