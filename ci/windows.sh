@@ -13,6 +13,8 @@ need gcc-mingw-w64-x86-64 wine64
 target=x86_64-pc-windows-gnu
 export WINEPREFIX=$cache/wine
 export WINEDEBUG=-all
+# Wine writes file names in the encoding of the locale.
+export LC_ALL=C.UTF-8
 export WINEPATH=$cache/wine-dlls
 export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER=/usr/lib/wine/wine64
 
