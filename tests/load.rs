@@ -152,8 +152,9 @@ fn a_selection_loads_what_it_names() {
 
 #[test]
 fn a_model_that_cannot_fit_is_an_error_before_anything_is_read() {
-    let written = Written::single(&[2_000_000]);
-    for (available, fits) in [(0, false), (1_999_999, false), (3_000_000, true)] {
+    // Large enough that it pays to ask what memory there is.
+    let written = Written::single(&[20_000_000]);
+    for (available, fits) in [(0, false), (19_999_999, false), (21_000_000, true)] {
         let direct = Arc::new(FaultyReader::new(Mechanism::DIRECT, 0));
         let system = TestSystem::new(Residency::None).with_available_memory(available);
         let platform = Platform {
@@ -170,7 +171,7 @@ fn a_model_that_cannot_fit_is_an_error_before_anything_is_read() {
                 available: told,
                 ..
             }) => {
-                assert!(!fits && needed >= 2_000_000, "{needed}");
+                assert!(!fits && needed >= 20_000_000, "{needed}");
                 assert_eq!(told, available);
                 assert_eq!(direct.reads(), []);
             }
