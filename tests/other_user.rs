@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use loader_core::testing::{Guarded, Sample, Watchdog, bytes};
 use weightloader::{CachePolicy, Error, Loader, Operation, Strategy, WeightFile};
@@ -23,6 +24,8 @@ const NOBODY: u32 = 65534;
 
 const LEN: usize = 3_000_001;
 
+static STARTING: Mutex<()> = Mutex::new(());
+
 /// Whether this is the child, and so may go on; otherwise runs `test` again as a user who owns
 /// nothing, on a file of that mode, cold where `cold` says so.
 fn is_other_user(test: &str, mode: u32, cold: bool) -> bool {
@@ -34,6 +37,9 @@ fn is_other_user(test: &str, mode: u32, cold: bool) -> bool {
         println!("skipped: only root can become another user");
         return false;
     }
+    // One after the other: while one test starts a program, the copy that another one is writing
+    // counts as open for writing in the new process too, and such a program cannot be started.
+    let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
     let sample = Sample::new(folder.path(), "weights.bin", LEN);
