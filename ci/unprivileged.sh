@@ -25,11 +25,16 @@ programs=$(
             | select(.target.name != "dependency_arrows")
             | "\(.manifest_path) \(.executable)"'
 )
+# Where cargo lets tests keep their files (CARGO_TARGET_TMPDIR).
+install -d -o nobody "$place/target/tmp"
+
+failed=()
 while read -r manifest program; do
     echo "     Running $(basename "$program")"
     (
         cd "$(dirname "$manifest")"
         setpriv --reuid=nobody --regid=nogroup --clear-groups --no-new-privs \
             env HOME="$place/home" TMPDIR="$place/home" "$program" </dev/null
-    )
+    ) || failed+=("$(basename "$program")")
 done <<<"$programs"
+[ ${#failed[@]} -eq 0 ] || fail "not as this user: ${failed[*]}"
