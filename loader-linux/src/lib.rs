@@ -11,6 +11,7 @@ mod direct_file;
 mod direct_reader;
 mod facts;
 mod filesystem;
+mod free_blocks;
 mod host_memory;
 mod madvise_prefetcher;
 mod memory_limits;
