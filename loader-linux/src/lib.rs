@@ -16,6 +16,7 @@ mod host_memory;
 mod madvise_prefetcher;
 mod memory_limits;
 mod residency;
+mod splice_prefetcher;
 mod system;
 mod system_calls;
 #[cfg(feature = "io-uring")]
@@ -33,6 +34,7 @@ use loader_core::{Platform, PositionalReader, Prefetcher, Reader, Refusal};
 pub use direct_reader::DirectReader;
 pub use host_memory::HugePageMemory;
 pub use madvise_prefetcher::MadvisePrefetcher;
+pub use splice_prefetcher::SplicePrefetcher;
 pub use system::LinuxSystem;
 
 #[cfg(feature = "io-uring")]
@@ -48,7 +50,7 @@ pub fn platform() -> Platform {
         refusals.push(refusal);
         Arc::new(DirectReader::new())
     });
-    let mut prefetchers: Vec<Arc<dyn Prefetcher>> = Vec::new();
+    let mut prefetchers: Vec<Arc<dyn Prefetcher>> = vec![Arc::new(SplicePrefetcher)];
     // Why there is none has just been said of the reader.
     prefetchers.extend(uring_prefetcher().ok());
     prefetchers.push(Arc::new(MadvisePrefetcher));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use loader_core::testing::conformance;
 use loader_core::{PositionalReader, Prefetcher, Reader, WeightFile};
-use loader_linux::{DirectReader, MadvisePrefetcher};
+use loader_linux::{DirectReader, MadvisePrefetcher, SplicePrefetcher};
 use tempfile::TempDir;
 
 /// A folder on a filesystem of the project's own, since many a temporary folder lies in memory,
@@ -50,6 +50,11 @@ fn buffered_reads_conform() {
 #[test]
 fn direct_reads_by_threads_conform() {
     check_reader(Arc::new(DirectReader::new()));
+}
+
+#[test]
+fn splice_conforms() {
+    check_prefetcher(Arc::new(SplicePrefetcher));
 }
 
 #[test]

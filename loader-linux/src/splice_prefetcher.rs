@@ -1,0 +1,89 @@
+//! Readahead by the reads of sendfile(2), whose bytes go nowhere.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::thread;
+
+use loader_core::{Mechanism, PrefetchQueue, Prefetcher, Refusal, ResidencyMap, WeightFile};
+use rustix::fs::{Advice, fadvise, sendfile};
+
+use crate::residency;
+
+const SPLICE: Mechanism = Mechanism::new("splice");
+
+/// Long enough for the kernel's own readahead to get going within a piece.
+const PIECE_BYTES: u64 = 16 << 20;
+
+/// Brings ranges into the page cache by sending them to `/dev/null`.
+///
+/// Sending reads through the page cache and hands its pages on instead of copying them (splice(2)),
+/// and `/dev/null` drops what it is handed. So the kernel's own readahead does the work, with the
+/// large folios that it takes for sequential reads and does not take for advice
+/// (`force_page_cache_ra`, mm/readahead.c), and what has been sent is in the page cache for
+/// certain.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "it has no state")]
+pub struct SplicePrefetcher;
+
+impl Prefetcher for SplicePrefetcher {
+    fn mechanism(&self) -> Mechanism {
+        SPLICE
+    }
+
+    fn piece_bytes(&self, _file: &WeightFile) -> u64 {
+        PIECE_BYTES
+    }
+
+    /// Filling the page cache takes processor time, and each worker waits for its own reads.
+    fn workers(&self) -> usize {
+        thread::available_parallelism()
+            .map_or(2, usize::from)
+            .clamp(2, 8)
+    }
+
+    fn run(&self, queue: &PrefetchQueue) -> Result<(), Refusal> {
+        let refusal = |error: io::Error| Refusal::new(SPLICE, error.to_string());
+        let nowhere = OpenOptions::new()
+            .write(true)
+            .open("/dev/null")
+            .map_err(refusal)?;
+        let file = reopened(queue.file()).map_err(refusal)?;
+        while let Some(piece) = queue.next() {
+            match send(&nowhere, &file, &piece) {
+                Ok(()) => queue.done(&piece),
+                Err(error) => queue.failed(&piece, &error),
+            }
+        }
+        Ok(())
+    }
+
+    fn residency(&self, file: &WeightFile, range: Range<u64>, granularity: u64) -> ResidencyMap {
+        residency::residency(file, range, granularity)
+    }
+}
+
+/// The file opened once more, since readahead goes by what was last read through a descriptor and
+/// each worker reads elsewhere.
+fn reopened(file: &WeightFile) -> io::Result<File> {
+    let own = File::open(format!("/proc/self/fd/{}", file.file().as_raw_fd()));
+    let file = own.or_else(|_| file.file().try_clone())?;
+    if let Err(error) = fadvise(&file, 0, None, Advice::Sequential) {
+        tracing::debug!(%error, "the readahead window stays as it is");
+    }
+    Ok(file)
+}
+
+fn send(nowhere: &File, file: &File, piece: &Range<u64>) -> io::Result<()> {
+    let mut offset = piece.start;
+    while offset < piece.end {
+        let left = usize::try_from(piece.end - offset).unwrap_or(usize::MAX);
+        match sendfile(nowhere, file, Some(&mut offset), left) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
