@@ -44,6 +44,9 @@ impl Hired {
         if self.buffered.is_none() && crew.queues.buffered.waiting() > 0 {
             let suiting = if crew.may_wait {
                 budget::processors().max(WAITING_WORKERS)
+            } else if self.direct.is_some() {
+                // The device is the slower one: copies must not keep its reads from being submitted.
+                budget::processors().saturating_sub(1).max(1)
             } else {
                 budget::processors()
             };

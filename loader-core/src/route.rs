@@ -123,7 +123,7 @@ impl Route {
 
     /// Whether buffered reads may have to wait for the device.
     pub(crate) fn may_wait(&self) -> bool {
-        !self.mixed || !self.started.is_empty() || self.resident_bytes().is_none()
+        !self.mixed || self.resident_bytes().is_none()
     }
 }
 
