@@ -6,6 +6,9 @@
 # the sanitizer's runtime it takes from the ordinary toolchain.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+# A forked child starts threads of its own in tests/fork.rs.
+export TSAN_OPTIONS=die_after_fork=0
+
 [ $# -gt 0 ] || set -- loader-core loader-linux weightloader
 
 host=$(rustc -vV | sed -n 's/^host: //p')
