@@ -1,9 +1,10 @@
 //! Headers of GGUF files.
 //!
 //! The layout is that of <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>: magic,
-//! version, counts, keys with values, tensors, padding, then the bytes of the tensors. There are
-//! crates that read it, but of those that there were in 2026 each allocates for the counts that a
-//! header claims, wants the whole file in memory, or stops at older types; hence this one.
+//! version, counts, keys with values, tensors, padding, then the bytes of the tensors. Of the
+//! crates that read it, the two looked at closely in 2026 allocate what a header claims: `ggus`
+//! for its counts, and it wants the whole file in memory; `gguf-rs` for the lengths of strings, up
+//! to a cap. Hence this one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
