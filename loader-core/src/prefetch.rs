@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, TryLockError, Weak};
 use std::thread;
 use std::time::Duration;
@@ -87,10 +88,15 @@ fn drive(queue: &PrefetchQueue, prefetchers: &[Arc<dyn Prefetcher>], system: &dy
     for prefetcher in prefetchers {
         queue.cut(prefetcher.piece_bytes(&queue.file));
         let refused = thread::scope(|scope| {
-            for _ in 1..prefetcher.workers() {
-                scope.spawn(|| prefetcher.run(queue));
-            }
-            prefetcher.run(queue).err()
+            let others: Vec<_> = (1..prefetcher.workers())
+                .map(|_| scope.spawn(|| prefetcher.run(queue)))
+                .collect();
+            let own = prefetcher.run(queue).err();
+            let theirs = others.into_iter().filter_map(|other| match other.join() {
+                Ok(outcome) => outcome.err(),
+                Err(panic) => resume_unwind(panic),
+            });
+            own.into_iter().chain(theirs).last()
         });
         match refused {
             None => return,
@@ -179,6 +185,11 @@ impl PrefetchQueue {
     pub fn done(&self, piece: &Range<u64>) {
         locked(&self.state).outcome.brought += piece.end - piece.start;
         self.changed.notify_all();
+    }
+
+    /// Gives back a piece that the mechanism cannot bring in at all, before it refuses.
+    pub fn give_back(&self, piece: Range<u64>) {
+        locked(&self.state).pending.push_front(piece);
     }
 
     /// Tells that a piece was not brought in; the reason is logged.
@@ -333,8 +344,10 @@ impl Prefetch {
         }
     }
 
-    /// Cancels what has not started, without waiting for what has.
-    pub fn cancel(self) {}
+    /// Cancels what has not started, without waiting for what has: as dropping it does.
+    pub fn cancel(self) {
+        drop(self);
+    }
 
     /// Lets it run on by itself.
     pub fn detach(mut self) {

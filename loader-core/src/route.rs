@@ -37,8 +37,7 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// Decides for `ranges` of `file`, and claims them from live
-    /// prefetches.
+    /// Decides for `ranges` of `file`, and claims them from live prefetches.
     pub(crate) fn choose(
         platform: &Platform,
         options: &LoadOptions,
@@ -46,7 +45,6 @@ impl Route {
         ranges: &[Range<u64>],
         tally: &mut Tally,
     ) -> Result<Self> {
-        let started = prefetch::claim(file, ranges);
         let len: u64 = ranges.iter().map(|range| range.end - range.start).sum();
         let cold = match (options.strategy, options.cache) {
             (Strategy::Buffered, _) => Way::Buffered,
@@ -74,6 +72,7 @@ impl Route {
                 }
             },
         };
+        let started = prefetch::claim(file, ranges);
         let mixed = options.strategy == Strategy::Auto && cold == Way::Direct;
         let asks = mixed || options.cache == CachePolicy::Bypass;
         let residency = asks.then(|| {

@@ -416,17 +416,27 @@ impl StreamFeeder<'_> {
         }))
     }
 
+    /// Gives back what the limit leaves no room for beside what is read ahead.
+    fn shrink_pool(&mut self) {
+        let ahead = self.background.shared.ahead.load(Ordering::Acquire);
+        let mut room = self.limit.saturating_sub(ahead);
+        self.pool.retain(|buffer| {
+            let kept = buffer.len() as u64 <= room;
+            room -= if kept { buffer.len() as u64 } else { 0 };
+            kept
+        });
+    }
+
     /// A buffer of at least `len` bytes: one that came back, or a fresh one.
     fn take_buffer(&mut self, len: usize) -> Result<HostBuffer> {
         self.pool.extend(self.returned.try_iter());
+        self.shrink_pool();
         let fits = |buffer: &HostBuffer| {
             buffer.len() >= len && buffer.len() <= len.max(1).saturating_mul(2)
         };
         if let Some(index) = self.pool.iter().position(fits) {
             return Ok(self.pool.swap_remove(index));
         }
-        // What does not fit this group hardly fits the next: keep only a few.
-        self.pool.truncate(4);
         let usual = usize::try_from(GROUP_BYTES).unwrap_or(len);
         let len = if len > usual / 2 && len < usual {
             usual

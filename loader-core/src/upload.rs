@@ -7,8 +7,8 @@ use crossbeam::channel::unbounded;
 
 use crate::feeder::{FedChunks, Feed, Feeder};
 use crate::{
-    Copier, Error, Extent, HostBuffer, Job, Landing, Layout, Operation, Platform, Report, Result,
-    Slot, StagedPart, Uploader, WeightFile,
+    Copier, Destination, Error, Extent, HostBuffer, Job, Landing, Layout, Operation, Platform,
+    Report, Result, Slot, StagedPart, Uploader, WeightFile,
 };
 
 /// Slots keep offsets congruent to so many bytes between file and memory, so that direct reads can
@@ -53,16 +53,7 @@ pub fn upload(
                     message,
                 });
             }
-            let mut jobs = Vec::with_capacity(files.len());
-            for ((file, layout), destination) in files.iter().zip(layouts).zip(destinations) {
-                let plan = copier.plan(layout.extents(), layout.len())?;
-                jobs.push(Job {
-                    file: file.clone(),
-                    plan,
-                    destination,
-                });
-            }
-            copier.run(jobs, operation)?
+            copier.run(jobs(copier, files, layouts, destinations)?, operation)?
         }
         Landing::Staged { slot_bytes } => {
             let mut feeder = StagingFeeder::new(*copier, layouts, slot_bytes, uploader)?;
@@ -96,20 +87,32 @@ pub fn fill(
     for buffer in &*buffers {
         buffer.exclude_from_fork(true);
     }
-    let mut jobs = Vec::with_capacity(files.len());
-    for ((file, layout), buffer) in files.iter().zip(layouts).zip(&mut *buffers) {
-        let plan = copier.plan(layout.extents(), layout.len())?;
-        jobs.push(Job {
-            file: file.clone(),
-            plan,
-            destination: buffer.destination(),
-        });
-    }
-    let outcome = copier.run(jobs, operation);
+    let destinations = buffers.iter_mut().map(HostBuffer::destination);
+    let outcome =
+        jobs(copier, files, layouts, destinations).and_then(|jobs| copier.run(jobs, operation));
     for buffer in &*buffers {
         buffer.exclude_from_fork(false);
     }
     outcome
+}
+
+/// What is read from each file, and where it lands.
+fn jobs<'d>(
+    copier: &Copier<'_>,
+    files: &[WeightFile],
+    layouts: &[Layout],
+    destinations: impl IntoIterator<Item = Destination<'d>>,
+) -> Result<Vec<Job<'d>>> {
+    let of_files = files.iter().zip(layouts).zip(destinations);
+    of_files
+        .map(|((file, layout), destination)| {
+            Ok(Job {
+                file: file.clone(),
+                plan: copier.plan(layout.extents(), layout.len())?,
+                destination,
+            })
+        })
+        .collect()
 }
 
 /// Which bytes of its file a layout wants.

@@ -53,6 +53,11 @@ impl Prefetcher for SplicePrefetcher {
         while let Some(piece) = queue.next() {
             match send(&nowhere, &file, &piece) {
                 Ok(()) => queue.done(&piece),
+                // The filesystem has no way to hand its pages on (sendfile(2)).
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    queue.give_back(piece);
+                    return Err(refusal(error));
+                }
                 Err(error) => queue.failed(&piece, &error),
             }
         }

@@ -120,10 +120,7 @@ impl Readahead {
         let Some(piece) = self.pieces.get_mut(index).and_then(Option::as_mut) else {
             return;
         };
-        let reached = match piece.arrived {
-            None => piece.range.start,
-            Some(reached) => reached,
-        };
+        let reached = piece.arrived.unwrap_or(piece.range.start);
         if result < 0 {
             queue.failed(&piece.range, &io::Error::from_raw_os_error(-result));
             self.pieces[index] = None;
