@@ -293,6 +293,7 @@ struct Odd(Oddity);
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Oddity {
     Refuses,
+    GivesBack,
     Fails,
     Panics,
 }
@@ -313,6 +314,10 @@ impl Prefetcher for Odd {
         let mut served = 0;
         while let Some(piece) = queue.next() {
             served += 1;
+            if self.0 == Oddity::GivesBack && served == 3 {
+                queue.give_back(piece);
+                return Err(Refusal::new(self.mechanism(), "not this one"));
+            }
             match self.0 {
                 Oddity::Panics if served == 5 => panic!("as the test wants it"),
                 Oddity::Fails if served % 2 == 0 => {
@@ -361,6 +366,12 @@ fn hints_that_fail_are_told_but_no_error() {
     let outcome = prefetch(vec![odd(Oddity::Refuses), next]);
     assert_eq!((outcome.brought, outcome.failed), (LEN, 0));
     assert_eq!(outcome.fallbacks.len(), 1);
+
+    // It goes on with the very piece that was given back.
+    let next: Arc<dyn Prefetcher> = Arc::new(NullPrefetcher::default());
+    let outcome = prefetch(vec![odd(Oddity::GivesBack), next]);
+    assert_eq!((outcome.brought, outcome.failed), (LEN, 0));
+    assert_eq!(outcome.fallbacks[0].reason, "not this one");
 
     // Four pieces came, one was lost; whoever waits is told all the same.
     let outcome = prefetch(vec![odd(Oddity::Panics)]);
