@@ -1,0 +1,76 @@
+//! Positional reads through the page cache, over threads.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
+
+use super::memory::Memory;
+use super::trial::Ask;
+
+pub(crate) fn read(
+    path: &Path,
+    memory: &Memory,
+    chunk: usize,
+    threads: usize,
+    ask: Ask,
+) -> io::Result<()> {
+    let next = AtomicUsize::new(0);
+    let work = |slot: usize| -> io::Result<()> {
+        let file = File::open(path)?;
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(left) = memory
+                .bytes
+                .checked_sub(index * chunk)
+                .filter(|left| *left > 0)
+            else {
+                return Ok(());
+            };
+            let len = left.min(chunk);
+            memory.fault_in_for_read(index, len)?;
+            // SAFETY: within the mapping, and nobody else's: each chunk, and each slot, is taken by
+            // one thread. Fresh memory is zeroed.
+            let buffer = unsafe { std::slice::from_raw_parts_mut(memory.place(index, slot), len) };
+            read_chunk(&file, buffer, (index * chunk) as u64, ask)?;
+        }
+    };
+    std::thread::scope(|scope| {
+        let work = &work;
+        let others: Vec<_> = (1..threads)
+            .map(|slot| scope.spawn(move || work(slot)))
+            .collect();
+        let own = work(0);
+        others
+            .into_iter()
+            .filter_map(|other| other.join().ok())
+            .fold(own, io::Result::and)
+    })
+}
+
+fn read_chunk(file: &File, buffer: &mut [u8], offset: u64, ask: Ask) -> io::Result<()> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        let (rest, at) = (&mut buffer[filled..], offset + filled as u64);
+        let tried = match ask {
+            Ask::Nowait => preadv2(
+                file,
+                &mut [IoSliceMut::new(rest)],
+                at,
+                ReadWriteFlags::NOWAIT,
+            ),
+            Ask::Nothing => Err(Errno::AGAIN),
+        };
+        let read = match tried {
+            Err(Errno::AGAIN) => pread(file, rest, at),
+            outcome => outcome,
+        };
+        match read? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            more => filled += more,
+        }
+    }
+    Ok(())
+}
