@@ -62,7 +62,8 @@ impl Hired {
     }
 }
 
-/// Starts threads that fault in the destination of direct reads on processors that these leave idle.
+/// Starts threads that fault in the destination of direct reads on processors that these leave
+/// idle, and then lend a hand with copies.
 fn prefault<'scope>(scope: &'scope Scope<'scope, '_>, crew: Crew<'scope>) -> Lease {
     let idle = budget::processors().saturating_sub(1).min(MOST_PREFAULTERS);
     let lease = budget::WORKERS.lease(idle, 0, budget::most_workers());
@@ -71,6 +72,9 @@ fn prefault<'scope>(scope: &'scope Scope<'scope, '_>, crew: Crew<'scope>) -> Lea
         let memory = Arc::clone(&memory);
         start(scope, crew.transfer, "weightloader-prefault", move || {
             memory.run(crew.queues.direct, &*crew.platform.memory);
+            if crew.options.threads.is_none() {
+                crew.read_buffered();
+            }
         });
     }
     lease
