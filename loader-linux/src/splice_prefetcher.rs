@@ -4,7 +4,6 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::thread;
 
 use loader_core::{Mechanism, PrefetchQueue, Prefetcher, Refusal, ResidencyMap, WeightFile};
 use rustix::fs::{Advice, fadvise, sendfile};
@@ -36,11 +35,10 @@ impl Prefetcher for SplicePrefetcher {
         PIECE_BYTES
     }
 
-    /// Filling the page cache takes processor time, and each worker waits for its own reads.
+    /// Each worker waits for its own reads, so this many keep a device busy whatever the number of
+    /// processors.
     fn workers(&self) -> usize {
-        thread::available_parallelism()
-            .map_or(2, usize::from)
-            .clamp(2, 8)
+        8
     }
 
     fn run(&self, queue: &PrefetchQueue) -> Result<(), Refusal> {
