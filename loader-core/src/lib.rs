@@ -7,6 +7,7 @@
 //! Applications use the crate `weightloader`, which picks the platform; this one is for those who
 //! write readers, prefetchers and uploaders.
 
+mod approach;
 mod budget;
 mod coordinator;
 mod copier;
@@ -41,6 +42,7 @@ mod transfer;
 mod upload;
 mod uploader;
 
+pub use approach::Approach;
 pub use copier::{Copier, Job};
 pub use destination::Destination;
 pub use error::{Error, Result};

@@ -266,6 +266,19 @@ impl<'q> Task<'q> {
         }
     }
 
+    /// Copies what a read brought to a slab, `wanted` bytes after the first `skip` of `read`, to the
+    /// front of the destination, and tells the outcome as `mechanism`. A read that brought fewer is
+    /// a short one.
+    pub fn deliver(mut self, mechanism: Mechanism, read: &[u8], skip: usize, wanted: usize) {
+        let bytes = read.get(skip..).unwrap_or_default();
+        let len = bytes.len().min(wanted).min(self.len());
+        let destination = self.destination().as_ptr();
+        // SAFETY: the piece is the only way to its destination, which is valid for writes of its
+        // length, so no reference reaches into it.
+        unsafe { destination.copy_from_nonoverlapping(bytes.as_ptr(), len) };
+        self.advance(mechanism, len);
+    }
+
     /// Tells that `mechanism` put `filled` bytes in place at the front of the destination. Fewer
     /// than asked for are a short read, whose rest is queued again; none at all is the end of the
     /// file.

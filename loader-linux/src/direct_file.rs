@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
-use loader_core::{HostBuffer, Mechanism, Refusal, Support, Task, WeightFile};
+use loader_core::{HostBuffer, Mechanism, Refusal, Support, WeightFile};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use crate::filesystem;
@@ -135,93 +135,6 @@ fn tried_alignment(file: &WeightFile, direct: &File) -> io::Result<Option<Suppor
     Ok(None)
 }
 
-/// How a task is to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Approach {
-    /// So many bytes straight into the destination; the rest is a task of its own afterwards.
-    InPlace { len: usize },
-    /// `read` bytes at `offset` into a slab, of which `wanted` bytes after the first `skip` are
-    /// copied to the destination.
-    Bounce {
-        offset: u64,
-        read: usize,
-        skip: usize,
-        wanted: usize,
-    },
-}
-
-/// Chooses for `len` bytes at `offset` bound for `address`.
-///
-/// Unaligned heads that shift the rest onto aligned ground are bounced alone, so that the rest can
-/// be read in place.
-pub(crate) fn approach(
-    support: &Support,
-    offset: u64,
-    len: usize,
-    address: usize,
-    allows_direct: bool,
-) -> Approach {
-    let block = support.offset_alignment.max(1);
-    let memory = support.memory_alignment.max(1);
-    // Both fit a slab, which is an `usize`.
-    let small = |bytes: u64| usize::try_from(bytes).unwrap_or(SLAB_BYTES);
-    let block_len = small(block);
-    let skip = small(offset % block);
-    let aligned = skip == 0 && address % memory == 0;
-    if allows_direct && aligned && len >= block_len {
-        return Approach::InPlace {
-            len: len - len % block_len,
-        };
-    }
-    let head = (block_len - skip) % block_len;
-    let rest_aligned = head > 0 && address.wrapping_add(head) % memory == 0;
-    let wanted = if allows_direct && rest_aligned && len >= head + block_len {
-        head
-    } else {
-        len.min(SLAB_BYTES - skip)
-    };
-    let read = (skip + wanted).next_multiple_of(block_len);
-    Approach::Bounce {
-        offset: offset - skip as u64,
-        read,
-        skip,
-        wanted,
-    }
-}
-
-/// Chooses for a task.
-pub(crate) fn approach_task(support: &Support, task: &Task<'_>) -> Approach {
-    let address = task.destination().addr().get();
-    approach(
-        support,
-        task.offset(),
-        task.len(),
-        address,
-        task.allows_direct(),
-    )
-}
-
-/// Copies the bytes wanted to where the task wants them, and tells its outcome.
-///
-/// `read` is what the system put into a slab, of which `wanted` bytes after `skip` are wanted.
-pub(crate) fn deliver(
-    task: Task<'_>,
-    mechanism: Mechanism,
-    read: &[u8],
-    skip: usize,
-    wanted: usize,
-) {
-    let got = read.len().saturating_sub(skip).min(wanted);
-    let source = read[read.len().min(skip)..].as_ptr();
-    let destination = task.destination().as_ptr();
-    // SAFETY: `read` holds `got` bytes after `skip`; the task's destination is valid for writes of
-    // its length, of which `wanted` is a part; a slab is memory of ours and overlaps none.
-    unsafe { destination.copy_from_nonoverlapping(source, got) };
-    // SAFETY: the first `got` bytes were copied just now from what the system read at the task's
-    // offset, and nothing else writes there.
-    unsafe { task.complete(mechanism, got) };
-}
-
 /// Whether an error means that direct I/O does not serve here, rather than that the device failed:
 /// alignment (EINVAL), memory that cannot be pinned (EFAULT), no such operation.
 pub(crate) fn is_refusal(error: &io::Error) -> bool {
@@ -233,64 +146,4 @@ pub(crate) fn is_refusal(error: &io::Error) -> bool {
         code,
         Some(Errno::INVAL | Errno::FAULT | Errno::OPNOTSUPP | Errno::NOSYS)
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn approaches_respect_alignment_and_move_on(
-            block_power in 9_u32..17,
-            memory_power in 2_u32..13,
-            offset in 0_u64..1 << 40,
-            len in 1_usize..8 << 20,
-            address in 4096_usize..1 << 40,
-            allows_direct: bool,
-        ) {
-            let support = Support::aligned(1 << block_power, 1 << memory_power);
-            let block = support.offset_alignment;
-            match approach(&support, offset, len, address, allows_direct) {
-                Approach::InPlace { len: part } => {
-                    prop_assert!(allows_direct && part > 0 && part <= len);
-                    prop_assert_eq!(offset % block, 0);
-                    prop_assert_eq!(part as u64 % block, 0);
-                    prop_assert_eq!(address % support.memory_alignment, 0);
-                }
-                Approach::Bounce { offset: start, read, skip, wanted } => {
-                    prop_assert!(wanted > 0 && wanted <= len);
-                    prop_assert_eq!(start % block, 0);
-                    prop_assert_eq!(read as u64 % block, 0);
-                    prop_assert_eq!(start + skip as u64, offset);
-                    prop_assert!(skip + wanted <= read && read <= SLAB_BYTES);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn congruent_destinations_bounce_only_their_ends() {
-        let support = Support::aligned(4096, 4096);
-        let (mut offset, mut len, mut address) = (4096 * 3 + 100, 10 << 20, 4096 * 77 + 100);
-        let mut steps = Vec::new();
-        while len > 0 {
-            let step = approach(&support, offset, len, address, true);
-            let moved = match step {
-                Approach::InPlace { len } => len,
-                Approach::Bounce { wanted, .. } => wanted,
-            };
-            steps.push(step);
-            (offset, len, address) = (offset + moved as u64, len - moved, address + moved);
-        }
-        assert!(matches!(
-            steps[..],
-            [
-                Approach::Bounce { wanted: 3996, .. },
-                Approach::InPlace { .. },
-                Approach::Bounce { wanted: 100, .. }
-            ]
-        ));
-    }
 }

@@ -4,9 +4,11 @@ use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 
-use loader_core::{HostBuffer, Mechanism, Queue, Reader, Refusal, Support, Task, WeightFile};
+use loader_core::{
+    Approach, HostBuffer, Mechanism, Queue, Reader, Refusal, Support, Task, WeightFile,
+};
 
-use crate::direct_file::{self, Approach, SLAB_BYTES};
+use crate::direct_file::{self, SLAB_BYTES};
 use crate::host_memory::HugePageMemory;
 
 /// Reads past the page cache with pread(2), one read in flight a worker.
@@ -74,7 +76,7 @@ fn read(task: Task<'_>, files: &mut DirectFiles, slab: &mut Option<HostBuffer>) 
         Ok(opened) => opened,
         Err(error) => return task.refuse(Mechanism::DIRECT, error),
     };
-    match direct_file::approach_task(support, &task) {
+    match support.approach(&task, SLAB_BYTES) {
         Approach::InPlace { len } => {
             let start = task.destination().as_ptr().cast::<MaybeUninit<u8>>();
             // SAFETY: the destination is valid for writes of the task's length, of which `len` is
@@ -106,13 +108,7 @@ fn read(task: Task<'_>, files: &mut DirectFiles, slab: &mut Option<HostBuffer>) 
             };
             match rustix::io::pread(file, &mut slab[..read], offset) {
                 Ok(filled) => {
-                    direct_file::deliver(
-                        task,
-                        Mechanism::DIRECT_BOUNCED,
-                        &slab[..filled],
-                        skip,
-                        wanted,
-                    );
+                    task.deliver(Mechanism::DIRECT_BOUNCED, &slab[..filled], skip, wanted);
                 }
                 Err(error) => give_up(task, error.into()),
             }

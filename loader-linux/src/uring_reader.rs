@@ -6,9 +6,11 @@ use std::ptr::NonNull;
 use std::thread;
 
 use io_uring::{IoUring, opcode, types::Fd};
-use loader_core::{HostBuffer, Mechanism, Queue, Reader, Refusal, Support, Task, WeightFile};
+use loader_core::{
+    Approach, HostBuffer, Mechanism, Queue, Reader, Refusal, Support, Task, WeightFile,
+};
 
-use crate::direct_file::{self, Approach, SLAB_BYTES};
+use crate::direct_file::{self, SLAB_BYTES};
 use crate::direct_reader::DirectFiles;
 use crate::host_memory::HugePageMemory;
 use crate::uring;
@@ -135,7 +137,7 @@ impl<'q> Flight<'q> {
             Err(error) => return task.refuse(DIRECT, error),
         };
         let descriptor = Fd(file.as_raw_fd());
-        let (offset, start, len, bounce) = match direct_file::approach_task(support, &task) {
+        let (offset, start, len, bounce) = match support.approach(&task, SLAB_BYTES) {
             Approach::InPlace { len } => (task.offset(), task.destination().as_ptr(), len, None),
             Approach::Bounce {
                 offset,
@@ -199,7 +201,7 @@ impl<'q> Flight<'q> {
             (Ok(filled), None) => unsafe { task.complete(DIRECT, filled) },
             (Ok(filled), Some(Bounce { slab, skip, wanted })) => {
                 let read = self.slabs.filled(*slab, filled.min(SLAB_BYTES));
-                direct_file::deliver(task, BOUNCED, read, *skip, *wanted);
+                task.deliver(BOUNCED, read, *skip, *wanted);
             }
             (Err(error), _) if direct_file::is_refusal(&error) => task.refuse(DIRECT, error),
             (Err(error), _) => task.fail(error),

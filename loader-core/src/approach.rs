@@ -1,0 +1,141 @@
+//! Pure arithmetic: how a chunk is read past the page cache, in place or through a slab.
+
+use crate::{Support, Task};
+
+/// How the front of a task is read by a reader that must respect alignments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "there is no third way")]
+pub enum Approach {
+    /// Straight into the destination.
+    InPlace {
+        /// How many bytes; the rest is a task of its own afterwards.
+        len: usize,
+    },
+    /// Whole blocks into a slab, of which a part is copied to the destination.
+    Bounce {
+        /// Where to read, in bytes from the start of the file on disk.
+        offset: u64,
+        /// How many bytes to read.
+        read: usize,
+        /// How many bytes of the slab come before those wanted.
+        skip: usize,
+        /// How many bytes are wanted.
+        wanted: usize,
+    },
+}
+
+impl Support {
+    /// Chooses how to read the front of `task`, through slabs of `slab_bytes` (at least two blocks)
+    /// where it must be.
+    ///
+    /// Unaligned heads that shift the rest onto aligned ground are bounced alone, so that the rest
+    /// can be read in place.
+    #[must_use]
+    pub fn approach(&self, task: &Task<'_>, slab_bytes: usize) -> Approach {
+        self.choose(
+            task.offset(),
+            task.len(),
+            task.destination().addr().get(),
+            task.allows_direct(),
+            slab_bytes,
+        )
+    }
+
+    fn choose(
+        &self,
+        offset: u64,
+        len: usize,
+        address: usize,
+        allows_direct: bool,
+        slab_bytes: usize,
+    ) -> Approach {
+        let block = self.offset_alignment.max(1);
+        let memory = self.memory_alignment.max(1);
+        // Both fit a slab, which is an `usize`.
+        let small = |bytes: u64| usize::try_from(bytes).unwrap_or(slab_bytes);
+        let block_len = small(block);
+        let skip = small(offset % block);
+        let aligned = skip == 0 && address % memory == 0;
+        if allows_direct && aligned && len >= block_len {
+            return Approach::InPlace {
+                len: len - len % block_len,
+            };
+        }
+        let head = (block_len - skip) % block_len;
+        let rest_aligned = head > 0 && address.wrapping_add(head) % memory == 0;
+        let wanted = if allows_direct && rest_aligned && len >= head + block_len {
+            head
+        } else {
+            len.min(slab_bytes - skip)
+        };
+        let read = (skip + wanted).next_multiple_of(block_len);
+        Approach::Bounce {
+            offset: offset - skip as u64,
+            read,
+            skip,
+            wanted,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SLAB_BYTES: usize = 1 << 20;
+
+    proptest! {
+        #[test]
+        fn approaches_respect_alignment_and_move_on(
+            block_power in 9_u32..17,
+            memory_power in 2_u32..13,
+            offset in 0_u64..1 << 40,
+            len in 1_usize..8 << 20,
+            address in 4096_usize..1 << 40,
+            allows_direct: bool,
+        ) {
+            let support = Support::aligned(1 << block_power, 1 << memory_power);
+            let block = support.offset_alignment;
+            match support.choose(offset, len, address, allows_direct, SLAB_BYTES) {
+                Approach::InPlace { len: part } => {
+                    prop_assert!(allows_direct && part > 0 && part <= len);
+                    prop_assert_eq!(offset % block, 0);
+                    prop_assert_eq!(part as u64 % block, 0);
+                    prop_assert_eq!(address % support.memory_alignment, 0);
+                }
+                Approach::Bounce { offset: start, read, skip, wanted } => {
+                    prop_assert!(wanted > 0 && wanted <= len);
+                    prop_assert_eq!(start % block, 0);
+                    prop_assert_eq!(read as u64 % block, 0);
+                    prop_assert_eq!(start + skip as u64, offset);
+                    prop_assert!(skip + wanted <= read && read <= SLAB_BYTES);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn congruent_destinations_bounce_only_their_ends() {
+        let support = Support::aligned(4096, 4096);
+        let (mut offset, mut len, mut address) = (4096 * 3 + 100, 10 << 20, 4096 * 77 + 100);
+        let mut steps = Vec::new();
+        while len > 0 {
+            let step = support.choose(offset, len, address, true, SLAB_BYTES);
+            let moved = match step {
+                Approach::InPlace { len } => len,
+                Approach::Bounce { wanted, .. } => wanted,
+            };
+            steps.push(step);
+            (offset, len, address) = (offset + moved as u64, len - moved, address + moved);
+        }
+        assert!(matches!(
+            steps[..],
+            [
+                Approach::Bounce { wanted: 3996, .. },
+                Approach::InPlace { .. },
+                Approach::Bounce { wanted: 100, .. }
+            ]
+        ));
+    }
+}
