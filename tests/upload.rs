@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 use checkpoints::Written;
 use loader_core::testing::{Fault, FaultyReader, Residency, Watchdog, platform};
-use loader_core::{Landing, Platform, Slot, StagedPart};
+use loader_core::{HostMemory, Landing, Platform, Slot, StagedPart};
 use proptest::prelude::*;
 use weightloader::{
-    CancelToken, Destination, Error, HostBuffer, HostUploader, Loader, Mechanism, Operation,
-    Result, Uploaded, Uploader,
+    CancelToken, Destination, Error, HostUploader, Loader, Mechanism, Operation, Placement, Result,
+    Uploaded, Uploader,
 };
 
 /// Checks that every tensor is where it was said to be placed.
@@ -52,13 +52,9 @@ impl Uploader for InPlace {
         "in-place"
     }
 
-    fn prepare(&mut self, lens: &[usize]) -> Result<Landing> {
+    fn prepare(&mut self, lens: &[usize], _memory: &dyn HostMemory) -> Result<Landing> {
         self.memory = lens.iter().map(|len| vec![0; *len]).collect();
         Ok(Landing::InPlace)
-    }
-
-    fn import(&mut self, _buffers: Vec<HostBuffer>) -> Result<()> {
-        failed("it imports nothing")
     }
 
     fn destinations(&mut self) -> Result<Vec<Destination<'_>>> {
@@ -68,14 +64,6 @@ impl Uploader for InPlace {
             unsafe { Destination::from_raw(start, len, self.direct) }
         };
         Ok(self.memory.iter_mut().map(destination).collect())
-    }
-
-    fn acquire(&mut self, _wait: bool) -> Result<Option<Slot>> {
-        failed("it has no slots")
-    }
-
-    fn submit(&mut self, _slot: Slot, _part: StagedPart) -> Result<()> {
-        failed("it has no slots")
     }
 
     fn finish(&mut self) -> Result<()> {
@@ -94,12 +82,15 @@ struct Device {
     free: Vec<usize>,
     /// Slots that the loader fills.
     lent: Vec<usize>,
-    submitted: VecDeque<(usize, StagedPart)>,
+    submitted: VecDeque<(usize, Vec<StagedPart>)>,
     buffers: Vec<Vec<u8>>,
     direct: bool,
     fails_after: Option<usize>,
     submits: usize,
     finished: usize,
+    aborted: usize,
+    copy_alignment: usize,
+    max_buffer_len: usize,
 }
 
 impl Device {
@@ -115,19 +106,24 @@ impl Device {
             fails_after: None,
             submits: 0,
             finished: 0,
+            aborted: 0,
+            copy_alignment: 1,
+            max_buffer_len: usize::MAX,
         }
     }
 
     fn complete(&mut self, index: usize) {
-        let Some((slot, part)) = self.submitted.remove(index) else {
+        let Some((slot, parts)) = self.submitted.remove(index) else {
             return;
         };
-        let shift = self.slots[slot].len() - self.slot_bytes;
-        let from = shift + part.slot_offset;
-        let bytes = &mut self.slots[slot][from..from + part.len];
-        self.buffers[part.buffer][part.offset..part.offset + part.len].copy_from_slice(bytes);
+        let memory = &mut self.slots[slot];
+        let shift = memory.len() - self.slot_bytes;
+        for part in parts {
+            let bytes = &memory[shift..][part.slot_offset..part.slot_offset + part.len];
+            self.buffers[part.buffer][part.offset..part.offset + part.len].copy_from_slice(bytes);
+        }
         // Whoever wrote before the slot was acquired again would be noticed.
-        bytes.fill(0xEE);
+        memory.fill(0xEE);
         self.free.push(slot);
     }
 
@@ -141,19 +137,18 @@ impl Uploader for Device {
         "device"
     }
 
-    fn prepare(&mut self, lens: &[usize]) -> Result<Landing> {
-        self.buffers = lens.iter().map(|len| vec![0; *len]).collect();
+    fn max_buffer_len(&self) -> usize {
+        self.max_buffer_len
+    }
+
+    fn prepare(&mut self, lens: &[usize], _memory: &dyn HostMemory) -> Result<Landing> {
+        assert!(lens.iter().all(|len| *len <= self.max_buffer_len));
+        let room = |len: &usize| len.next_multiple_of(self.copy_alignment);
+        self.buffers = lens.iter().map(|len| vec![0; room(len)]).collect();
         Ok(Landing::Staged {
             slot_bytes: self.slot_bytes,
+            copy_alignment: self.copy_alignment,
         })
-    }
-
-    fn import(&mut self, _buffers: Vec<HostBuffer>) -> Result<()> {
-        failed("it imports nothing")
-    }
-
-    fn destinations(&mut self) -> Result<Vec<Destination<'_>>> {
-        failed("it is filled through slots")
     }
 
     fn acquire(&mut self, wait: bool) -> Result<Option<Slot>> {
@@ -175,7 +170,7 @@ impl Uploader for Device {
         }))
     }
 
-    fn submit(&mut self, slot: Slot, part: StagedPart) -> Result<()> {
+    fn submit(&mut self, slot: Slot, parts: &[StagedPart]) -> Result<()> {
         self.submits += 1;
         if self.fails_after.is_some_and(|after| self.submits > after) {
             return failed("the device is gone");
@@ -183,12 +178,19 @@ impl Uploader for Device {
         let lent = self.lent.iter().position(|lent| *lent == slot.id());
         self.lent
             .swap_remove(lent.expect("a slot that was not lent"));
-        assert!(part.slot_offset + part.len <= self.slot_bytes, "{part:?}");
-        assert!(
-            part.offset + part.len <= self.buffers[part.buffer].len(),
-            "{part:?}"
-        );
-        self.submitted.push_back((slot.id(), part));
+        for part in parts {
+            assert!(part.slot_offset + part.len <= self.slot_bytes, "{part:?}");
+            assert!(
+                part.offset + part.len <= self.buffers[part.buffer].len(),
+                "{part:?}"
+            );
+            let aligned = [part.offset, part.slot_offset, part.len];
+            assert!(
+                aligned.iter().all(|at| at % self.copy_alignment == 0),
+                "{part:?}"
+            );
+        }
+        self.submitted.push_back((slot.id(), parts.to_vec()));
         Ok(())
     }
 
@@ -198,6 +200,11 @@ impl Uploader for Device {
         }
         self.finished += 1;
         Ok(())
+    }
+
+    fn abort(&mut self) {
+        self.submitted.clear();
+        self.aborted += 1;
     }
 }
 
@@ -232,6 +239,9 @@ proptest! {
         slot_bytes in prop_oneof![Just(8192_usize), 8192_usize..100_000, Just(1 << 20)],
         slots in 1_usize..6,
         shift in prop_oneof![Just(0_usize), 0_usize..5000],
+        copy_alignment in prop_oneof![Just(1_usize), Just(4_usize), Just(4096_usize)],
+        aligned in prop_oneof![Just(None), Just(Some(4096_usize)), Just(Some(1 << 14))],
+        most in prop_oneof![Just(usize::MAX), 950_000_usize..3_000_000],
     ) {
         let _watchdog = Watchdog::over("an upload");
         let written = match shards.as_slice() {
@@ -240,7 +250,9 @@ proptest! {
         };
         let [own, faulty] = platforms(seed);
         let platform = if which == 0 { own } else { faulty };
-        let loader = Loader::builder().platform(platform).chunk_bytes(chunk_bytes).build().unwrap();
+        let placement = aligned.map_or(Placement::File, Placement::Aligned);
+        let loader = Loader::builder().platform(platform).chunk_bytes(chunk_bytes);
+        let loader = loader.placement(placement).build().unwrap();
         let checkpoint = loader.open(&written.path).unwrap();
 
         let mut host = HostUploader::new();
@@ -256,6 +268,8 @@ proptest! {
         prop_assert_eq!(place.finished, 1);
 
         let mut device = Device::new(slot_bytes, slots, shift);
+        device.copy_alignment = copy_alignment;
+        device.max_buffer_len = most;
         let mut told = Vec::new();
         let operation = Operation::new().on_progress(|progress| told.push(progress));
         let uploaded = loader.upload(&checkpoint, &mut device, operation).unwrap();
@@ -289,7 +303,8 @@ fn a_device_that_fails_ends_the_upload() {
             Err(Error::Upload { message, .. }) => assert_eq!(message, "the device is gone"),
             other => panic!("expected a failed upload, got {other:?}"),
         }
-        assert_eq!((device.submits, device.finished), (after + 1, 0));
+        let ends = (device.submits, device.finished, device.aborted);
+        assert_eq!(ends, (after + 1, 0, 1));
     }
 }
 
@@ -323,7 +338,7 @@ fn a_failed_read_ends_the_upload_and_slots_are_left_alone_afterwards() {
     let outcome = upload(&mut device, builder, Operation::new());
     assert!(matches!(outcome, Err(Error::Read { .. })), "{outcome:?}");
     check_slots_rest(&device);
-    assert_eq!(device.finished, 0);
+    assert_eq!((device.finished, device.aborted), (0, 1));
 }
 
 #[test]
@@ -338,8 +353,8 @@ fn a_cancelled_upload_leaves_slots_alone_afterwards() {
             }
         });
         match upload(&mut device, Loader::builder(), operation) {
-            Err(Error::Cancelled) => assert_eq!(device.finished, 0),
-            Ok(_) => assert_eq!(device.finished, 1),
+            Err(Error::Cancelled) => assert_eq!((device.finished, device.aborted), (0, 1)),
+            Ok(_) => assert_eq!((device.finished, device.aborted), (1, 0)),
             Err(error) => panic!("{error}"),
         }
         check_slots_rest(&device);
@@ -356,7 +371,7 @@ fn a_panic_in_a_callback_leaves_slots_alone_afterwards() {
     }));
     assert!(outcome.is_err());
     check_slots_rest(&device);
-    assert_eq!(device.finished, 0);
+    assert_eq!((device.finished, device.aborted), (0, 1));
 }
 
 fn check_slots_rest(device: &Device) {
@@ -376,8 +391,8 @@ fn contradictions_are_errors() {
             "contradictory"
         }
 
-        fn prepare(&mut self, lens: &[usize]) -> Result<Landing> {
-            self.0.prepare(lens)?;
+        fn prepare(&mut self, lens: &[usize], memory: &dyn HostMemory) -> Result<Landing> {
+            self.0.prepare(lens, memory)?;
             // The memory of one buffer too few, or too short.
             match self.0.memory.len() {
                 1 => self.0.memory[0].truncate(10),
@@ -386,20 +401,8 @@ fn contradictions_are_errors() {
             Ok(Landing::InPlace)
         }
 
-        fn import(&mut self, buffers: Vec<HostBuffer>) -> Result<()> {
-            self.0.import(buffers)
-        }
-
         fn destinations(&mut self) -> Result<Vec<Destination<'_>>> {
             self.0.destinations()
-        }
-
-        fn acquire(&mut self, wait: bool) -> Result<Option<Slot>> {
-            self.0.acquire(wait)
-        }
-
-        fn submit(&mut self, slot: Slot, part: StagedPart) -> Result<()> {
-            self.0.submit(slot, part)
         }
 
         fn finish(&mut self) -> Result<()> {

@@ -9,8 +9,8 @@ use crate::{Destination, Error, Result};
 
 /// Where host buffers come from: one implementation per operating system.
 pub trait HostMemory: fmt::Debug + Send + Sync {
-    /// Takes `len` zeroed bytes (at least one), aligned to a page, on huge pages where the system
-    /// offers them and the length makes them worthwhile.
+    /// Takes `len` zeroed bytes (at least one), rounded up to whole pages and aligned to one, on
+    /// huge pages where the system offers them and the length makes them worthwhile.
     ///
     /// # Errors
     /// The system's reason.
@@ -111,6 +111,14 @@ impl HostBuffer {
         if let Some(region) = &self.region {
             region.exclude_from_fork(excluded);
         }
+    }
+
+    /// Bytes that belong to it from its first one on: its length, and what rounds that up to whole
+    /// pages (at least 4096 bytes each). For those who import it into a device, which takes whole
+    /// pages.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.region.as_ref().map_or(0, |region| region.len())
     }
 
     /// Its first byte, for memory that the system writes into; dangling where it has no bytes.

@@ -35,6 +35,7 @@ mod report;
 mod residency;
 mod route;
 mod run;
+mod staging;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -46,7 +46,29 @@ impl Platform {
             refusals: Vec::new(),
         }
     }
+
+    /// Checks, before anything is read, that `needed` bytes of memory can be taken, as far as the
+    /// system tells.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) where there is less.
+    pub fn check_memory(&self, needed: u64) -> Result<()> {
+        if needed <= NEGLIGIBLE_BYTES {
+            return Ok(());
+        }
+        match self.system.available_memory() {
+            Some(available) if available < needed => Err(crate::Error::OutOfMemory {
+                needed,
+                available,
+                limit: "free memory and the limits set on this process",
+            }),
+            _ => Ok(()),
+        }
+    }
 }
+
+/// So little memory is not worth asking what there is, which means reading a dozen small files.
+const NEGLIGIBLE_BYTES: u64 = 16 << 20;
 
 /// One thing that was found out about a machine or a file, for people to read.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::{Mechanism, Strategy};
+use crate::{Landing, Mechanism, Strategy};
 
 /// Why a mechanism does not serve a file or a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +77,8 @@ pub struct Report {
     pub chunks: BTreeMap<Mechanism, u64>,
     /// What was passed over on the way, and why, each reason once.
     pub fallbacks: Vec<Refusal>,
+    /// How the buffers of an uploader were filled, where the operation was an upload.
+    pub landing: Option<Landing>,
     /// Bytes that were in the page cache when the operation began, where that was asked and told.
     pub resident_bytes: Option<u64>,
     /// Page faults of the process without I/O meanwhile, where the system tells.

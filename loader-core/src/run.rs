@@ -144,6 +144,7 @@ impl<'c> Run<'c> {
             strategy: options.strategy,
             chunks: tally.chunks,
             fallbacks: tally.fallbacks,
+            landing: None,
             resident_bytes,
             minor_faults: since(after.minor_faults, before.minor_faults),
             major_faults: since(after.major_faults, before.major_faults),

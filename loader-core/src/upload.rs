@@ -2,24 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::Instant;
 
 use crossbeam::channel::unbounded;
 
 use crate::feeder::{FedChunks, Feed, Feeder};
+use crate::staging::{Fill, Slots};
 use crate::{
     Copier, Destination, Error, Extent, HostBuffer, Job, Landing, Layout, Operation, Platform,
     Report, Result, Slot, StagedPart, Uploader, WeightFile,
 };
 
-/// Slots keep offsets congruent to so many bytes between file and memory, so that direct reads can
-/// go straight into them.
-const BLOCK: u64 = 4096;
-
-/// Brings what `layouts` lay out of `files` into one buffer of the uploader's for each file.
+/// Brings what `layouts` lay out of `files` into one buffer of the uploader's for each layout. A
+/// file that goes into several buffers is named once for each.
 ///
 /// # Errors
 /// Whatever reading or the uploader fails with; [`Error::Upload`] where the uploader contradicts
-/// itself; [`Error::Cancelled`].
+/// itself; [`Error::OutOfMemory`] where host memory that is to be imported cannot fit;
+/// [`Error::Cancelled`].
 pub fn upload(
     platform: &Platform,
     copier: &Copier<'_>,
@@ -28,48 +28,128 @@ pub fn upload(
     uploader: &mut dyn Uploader,
     operation: Operation<'_>,
 ) -> Result<Report> {
+    let started = Instant::now();
+    let mut upload = Upload {
+        uploader,
+        finished: false,
+    };
     let lens: Vec<usize> = layouts.iter().map(Layout::len).collect();
-    let report = match uploader.prepare(&lens)? {
-        Landing::Import => {
-            let mut buffers = Vec::with_capacity(lens.len());
-            for len in lens {
-                buffers.push(HostBuffer::zeroed(&*platform.memory, len)?);
-            }
-            let report = fill(copier, files, layouts, &mut buffers, operation)?;
-            uploader.import(buffers)?;
-            report
-        }
-        Landing::InPlace => {
-            let name = uploader.name();
-            let destinations = uploader.destinations()?;
-            if destinations.len() != files.len() {
-                let message = format!(
-                    "{} destinations for {} files",
-                    destinations.len(),
-                    files.len()
-                );
-                return Err(Error::Upload {
-                    uploader: name,
-                    message,
-                });
-            }
-            copier.run(jobs(copier, files, layouts, destinations)?, operation)?
-        }
-        Landing::Staged { slot_bytes } => {
-            let mut feeder = StagingFeeder::new(*copier, layouts, slot_bytes, uploader)?;
-            let wanted: Vec<_> = files
-                .iter()
-                .zip(layouts)
-                .map(|(file, layout)| (file.clone(), ranges(layout)))
-                .collect();
-            // SAFETY: the slots' memory is valid and untouched by `Slot::new`'s contract, until
-            // they are submitted, which happens when their group has landed, or until this
-            // function is left, which happens after `feed` has returned.
-            unsafe { copier.feed(&wanted, unbounded(), &mut feeder, operation)? }
+    let landing = upload.uploader.prepare(&lens, &*platform.memory)?;
+    let mut report = match landing {
+        Landing::Import => upload.import(platform, copier, files, layouts, operation)?,
+        Landing::InPlace => upload.fill_in_place(copier, files, layouts, operation)?,
+        Landing::Staged {
+            slot_bytes,
+            copy_alignment,
+        } => {
+            let slots = Slots::new(slot_bytes, copy_alignment);
+            let fills = slots.and_then(|slots| slots.schedule(layouts));
+            let fills = fills.map_err(|message| upload.error(message))?;
+            upload.stage(copier, files, slot_bytes, fills, operation)?
         }
     };
-    uploader.finish()?;
+    upload.finish()?;
+    report.fallbacks.extend(upload.uploader.refusals());
+    report.landing = Some(landing);
+    report.elapsed = started.elapsed();
     Ok(report)
+}
+
+/// An uploader at work, which is told to abort unless it comes to finish.
+struct Upload<'u> {
+    uploader: &'u mut dyn Uploader,
+    finished: bool,
+}
+
+impl Drop for Upload<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.uploader.abort();
+        }
+    }
+}
+
+impl Upload<'_> {
+    fn finish(&mut self) -> Result<()> {
+        self.uploader.finish()?;
+        self.finished = true;
+        Ok(())
+    }
+
+    fn error(&self, message: String) -> Error {
+        Error::Upload {
+            uploader: self.uploader.name(),
+            message,
+        }
+    }
+
+    fn import(
+        &mut self,
+        platform: &Platform,
+        copier: &Copier<'_>,
+        files: &[WeightFile],
+        layouts: &[Layout],
+        operation: Operation<'_>,
+    ) -> Result<Report> {
+        platform.check_memory(layouts.iter().map(|layout| layout.len() as u64).sum())?;
+        let mut buffers = Vec::with_capacity(layouts.len());
+        for layout in layouts {
+            buffers.push(HostBuffer::zeroed(&*platform.memory, layout.len())?);
+        }
+        let report = fill(copier, files, layouts, &mut buffers, operation)?;
+        self.uploader.import(buffers)?;
+        Ok(report)
+    }
+
+    fn fill_in_place(
+        &mut self,
+        copier: &Copier<'_>,
+        files: &[WeightFile],
+        layouts: &[Layout],
+        operation: Operation<'_>,
+    ) -> Result<Report> {
+        let name = self.uploader.name();
+        let destinations = self.uploader.destinations()?;
+        let (found, wanted) = (destinations.len(), layouts.len());
+        if found != wanted {
+            return Err(Error::Upload {
+                uploader: name,
+                message: format!("{found} destinations for {wanted} buffers"),
+            });
+        }
+        copier.run(jobs(copier, files, layouts, destinations)?, operation)
+    }
+
+    fn stage(
+        &mut self,
+        copier: &Copier<'_>,
+        files: &[WeightFile],
+        slot_bytes: usize,
+        fills: Vec<Fill>,
+        operation: Operation<'_>,
+    ) -> Result<Report> {
+        let mut wanted: Vec<_> = files
+            .iter()
+            .map(|file| (file.clone(), Vec::new()))
+            .collect();
+        for fill in &fills {
+            let ranges = fill.reads.iter().map(range);
+            wanted[fill.buffer].1.extend(ranges);
+        }
+        let mut feeder = StagingFeeder {
+            copier: *copier,
+            uploader: &mut *self.uploader,
+            fills: fills.into_iter(),
+            filling: BTreeMap::new(),
+            slot_bytes,
+            groups: 0,
+            submitted: 0,
+        };
+        // SAFETY: the slots' memory is valid and untouched by `Slot::new`'s contract, until they
+        // are submitted, which happens when their group has landed, or until `upload` is left,
+        // which happens after `feed` has returned.
+        unsafe { copier.feed(&wanted, unbounded(), &mut feeder, operation) }
+    }
 }
 
 /// Reads what `layouts` lay out into buffers of ours, which a forked child does not share
@@ -115,159 +195,74 @@ fn jobs<'d>(
         .collect()
 }
 
-/// Which bytes of its file a layout wants.
-fn ranges(layout: &Layout) -> Vec<Range<u64>> {
-    let extents = layout.extents().iter();
-    extents
-        .map(|extent| extent.offset..extent.offset + extent.len)
-        .collect()
+/// Which bytes of its file an extent wants.
+fn range(extent: &Extent) -> Range<u64> {
+    extent.offset..extent.offset + extent.len
 }
 
-/// Feeds the copier with parts that fit a slot, as the uploader hands slots back.
+/// Feeds the copier with what fits a slot, as the uploader hands slots back.
 struct StagingFeeder<'u> {
     copier: Copier<'u>,
     uploader: &'u mut dyn Uploader,
-    parts: std::vec::IntoIter<Part>,
-    /// A slot that waits for a part.
-    slot: Option<Slot>,
-    filling: BTreeMap<usize, (Slot, StagedPart)>,
+    fills: std::vec::IntoIter<Fill>,
+    /// By their groups: slots that are read into, and what is copied from them afterwards.
+    filling: BTreeMap<usize, (Slot, Vec<StagedPart>)>,
     slot_bytes: usize,
     groups: usize,
     submitted: usize,
 }
 
-/// What goes through one slot.
-struct Part {
-    buffer: usize,
-    extent: Extent,
-}
-
-impl<'u> StagingFeeder<'u> {
-    fn new(
-        copier: Copier<'u>,
-        layouts: &[Layout],
-        slot_bytes: usize,
-        uploader: &'u mut dyn Uploader,
-    ) -> Result<Self> {
-        // The block before the first byte of a part leaves room for its congruence.
-        let Some(room) = (slot_bytes as u64)
-            .checked_sub(BLOCK)
-            .filter(|room| *room >= BLOCK)
-        else {
-            let message = format!("staging slots of {slot_bytes} bytes are too small");
-            return Err(Error::Upload {
-                uploader: uploader.name(),
-                message,
-            });
+impl StagingFeeder<'_> {
+    /// A slot that can be filled, if there is one or will be before anything else happens.
+    fn slot(&mut self) -> Result<Option<Slot>> {
+        // While reads are in flight their completion comes back here; else the device's must be
+        // waited for, where it has anything.
+        let idle = self.filling.is_empty();
+        let slot = self.uploader.acquire(idle && self.submitted > 0)?;
+        let message = match &slot {
+            Some(slot) if slot.len < self.slot_bytes => format!(
+                "a slot of {} bytes where {} were promised",
+                slot.len, self.slot_bytes
+            ),
+            None if idle => "there is no staging slot to be had".to_owned(),
+            _ => return Ok(slot),
         };
-        let room = room - room % BLOCK;
-        let mut parts = Vec::new();
-        for (buffer, layout) in layouts.iter().enumerate() {
-            for extent in layout.extents() {
-                parts.extend(split(extent, room).map(|extent| Part { buffer, extent }));
-            }
-        }
-        Ok(Self {
-            copier,
-            uploader,
-            parts: parts.into_iter(),
-            slot: None,
-            filling: BTreeMap::new(),
-            slot_bytes,
-            groups: 0,
-            submitted: 0,
+        Err(Error::Upload {
+            uploader: self.uploader.name(),
+            message,
         })
     }
 }
 
-/// Cuts an extent at multiples of `room` bytes of its file.
-fn split(extent: &Extent, room: u64) -> impl Iterator<Item = Extent> + use<> {
-    let Extent {
-        mut offset,
-        len,
-        mut destination,
-    } = *extent;
-    let end = offset + len;
-    std::iter::from_fn(move || {
-        let cut = ((offset / room + 1) * room).min(end);
-        let len = cut.checked_sub(offset).filter(|len| *len > 0)?;
-        let part = Extent {
-            offset,
-            len,
-            destination,
-        };
-        offset = cut;
-        destination += usize::try_from(len).ok()?;
-        Some(part)
-    })
-}
-
 impl Feeder for StagingFeeder<'_> {
     fn next(&mut self) -> Result<Feed> {
-        if self.parts.as_slice().is_empty() {
+        if self.fills.as_slice().is_empty() {
             return Ok(Feed::End);
         }
-        if self.slot.is_none() {
-            // While reads are in flight their completion comes back here; else the device's must
-            // be waited for, where it has anything.
-            let wait = self.filling.is_empty() && self.submitted > 0;
-            self.slot = self.uploader.acquire(wait)?;
-        }
-        let Some(slot) = self.slot.take() else {
-            if self.filling.is_empty() {
-                let message = "there is no staging slot to be had".to_owned();
-                return Err(Error::Upload {
-                    uploader: self.uploader.name(),
-                    message,
-                });
-            }
+        let Some(slot) = self.slot()? else {
             return Ok(Feed::Later);
         };
-        let Some(Part { buffer, extent }) = self.parts.next() else {
+        let Some(fill) = self.fills.next() else {
             return Ok(Feed::End);
         };
-        if slot.len < self.slot_bytes {
-            let message = format!(
-                "a slot of {} bytes where {} were promised",
-                slot.len, self.slot_bytes
-            );
-            return Err(Error::Upload {
-                uploader: self.uploader.name(),
-                message,
-            });
-        }
-        // Both are less than the slot's length, by the way parts are cut.
-        let small = |bytes: u64| usize::try_from(bytes).unwrap_or(self.slot_bytes);
-        let slot_offset = small(extent.offset % BLOCK);
-        let placed = Extent {
-            destination: slot_offset,
-            ..extent
-        };
-        let plan = self.copier.plan(&[placed], slot.len)?;
-        let part = StagedPart {
-            buffer,
-            offset: extent.destination,
-            slot_offset,
-            len: small(extent.len),
-        };
+        let plan = self.copier.plan(&fill.reads, slot.len)?;
         let group = self.groups;
         self.groups += 1;
-        let chunks = plan.chunks().to_vec();
-        let (start, direct) = (slot.start, slot.direct);
-        self.filling.insert(group, (slot, part));
-        Ok(Feed::Chunks(FedChunks {
-            file: buffer,
-            chunks,
-            start,
-            direct,
+        let fed = FedChunks {
+            file: fill.buffer,
+            chunks: plan.chunks().to_vec(),
+            start: slot.start,
+            direct: slot.direct,
             group,
             memory: None,
-        }))
+        };
+        self.filling.insert(group, (slot, fill.parts));
+        Ok(Feed::Chunks(fed))
     }
 
     fn landed(&mut self, group: usize) -> Result<()> {
-        if let Some((slot, part)) = self.filling.remove(&group) {
-            self.uploader.submit(slot, part)?;
+        if let Some((slot, parts)) = self.filling.remove(&group) {
+            self.uploader.submit(slot, &parts)?;
             self.submitted += 1;
         }
         Ok(())

@@ -3,57 +3,99 @@
 use std::fmt;
 use std::ptr::NonNull;
 
-use crate::{Destination, HostBuffer, Result};
+use crate::{Destination, Error, HostBuffer, HostMemory, Refusal, Result};
 
 /// Takes bytes to where they are used.
 ///
 /// There are three ways, and an uploader says which one it goes: it *imports* host memory once it
 /// is filled (no copy), has its own memory *filled in place*, or takes the bytes through *staging*
-/// slots that it copies from at its own pace. All its methods are called on the thread that called
-/// [`upload`](crate::upload()), so it needs no locks.
+/// slots that it copies from at its own pace. It implements the methods of the ways that it goes.
+/// All are called on the thread that called [`upload`](crate::upload()), so it needs no locks.
+///
+/// An upload calls [`prepare`](Self::prepare), then those of the way, then either
+/// [`finish`](Self::finish) or, where anything failed, was cancelled or unwound,
+/// [`abort`](Self::abort). The next upload begins with [`prepare`](Self::prepare) again.
 pub trait Uploader: fmt::Debug {
     /// Its name in reports and errors.
     fn name(&self) -> &'static str;
 
+    /// The most bytes that one of its buffers may have. Weights of a file that are more than that
+    /// go into several buffers, cut between tensors.
+    fn max_buffer_len(&self) -> usize {
+        usize::MAX
+    }
+
     /// Called once before anything is read: makes room for one buffer of each of these lengths, in
-    /// bytes, and says how they will be filled.
+    /// bytes, and says how they will be filled. `memory` is where this system's host memory comes
+    /// from, for an uploader that needs some: pinned, or imported as staging slots.
     ///
     /// # Errors
-    /// [`Error::Upload`](crate::Error::Upload) where the device has no room.
-    fn prepare(&mut self, lens: &[usize]) -> Result<Landing>;
+    /// [`Error::Upload`] where the device has no room.
+    fn prepare(&mut self, lens: &[usize], memory: &dyn HostMemory) -> Result<Landing>;
+
+    /// After [`prepare`](Self::prepare): better ways that do not serve here, and why, for the
+    /// report.
+    fn refusals(&self) -> Vec<Refusal> {
+        Vec::new()
+    }
 
     /// Takes the filled memory, one buffer for each length: only for [`Landing::Import`].
     ///
     /// # Errors
-    /// [`Error::Upload`](crate::Error::Upload) where the device refuses it.
-    fn import(&mut self, buffers: Vec<HostBuffer>) -> Result<()>;
+    /// [`Error::Upload`] where the device refuses it.
+    fn import(&mut self, buffers: Vec<HostBuffer>) -> Result<()> {
+        drop(buffers);
+        Err(another_way(self.name()))
+    }
 
-    /// The memory of each buffer, to be filled in place: only for [`Landing::InPlace`].
+    /// The memory of each buffer, to be filled in place: only for [`Landing::InPlace`]. Memory of a
+    /// driver that direct I/O may not reach (the system answers `EFAULT`) says so.
     ///
     /// # Errors
-    /// [`Error::Upload`](crate::Error::Upload) where it cannot be mapped.
-    fn destinations(&mut self) -> Result<Vec<Destination<'_>>>;
+    /// [`Error::Upload`] where it cannot be mapped.
+    fn destinations(&mut self) -> Result<Vec<Destination<'_>>> {
+        Err(another_way(self.name()))
+    }
 
     /// A staging slot that the device has done with, if there is one; with `wait` it waits until
     /// there is, which it may only be asked while slots are the device's: only for
     /// [`Landing::Staged`].
     ///
     /// # Errors
-    /// [`Error::Upload`](crate::Error::Upload) where the device failed.
-    fn acquire(&mut self, wait: bool) -> Result<Option<Slot>>;
+    /// [`Error::Upload`] where the device failed.
+    fn acquire(&mut self, wait: bool) -> Result<Option<Slot>> {
+        let _ = wait;
+        Err(another_way(self.name()))
+    }
 
-    /// Copies the filled part of a slot to its place in a buffer, and may do so later: the slot is
-    /// the device's until it is acquired again.
+    /// Copies parts of a filled slot to their places in one or several buffers, and may do so
+    /// later: the slot is the device's until it is acquired again.
     ///
     /// # Errors
-    /// [`Error::Upload`](crate::Error::Upload) where the device failed.
-    fn submit(&mut self, slot: Slot, part: StagedPart) -> Result<()>;
+    /// [`Error::Upload`] where the device failed.
+    fn submit(&mut self, slot: Slot, parts: &[StagedPart]) -> Result<()> {
+        let _ = (slot, parts);
+        Err(another_way(self.name()))
+    }
 
-    /// Called once all bytes have been handed over: waits until they are in place.
+    /// Called once all bytes have been handed over: waits until they are in place. One that was
+    /// asked to let others wait instead, on a device's queue say, returns once they can.
     ///
     /// # Errors
-    /// [`Error::Upload`](crate::Error::Upload) where the device failed.
+    /// [`Error::Upload`] where the device failed.
     fn finish(&mut self) -> Result<()>;
+
+    /// Called instead of [`finish`](Self::finish) where the upload came to nothing: when it
+    /// returns, nothing is on its way to any buffer any more.
+    fn abort(&mut self) {}
+}
+
+/// The error of a method of a way that an uploader does not go.
+fn another_way(uploader: &'static str) -> Error {
+    Error::Upload {
+        uploader,
+        message: "it was asked for a way of uploading that it does not go".to_owned(),
+    }
 }
 
 /// How an uploader's buffers are filled.
@@ -64,11 +106,27 @@ pub enum Landing {
     Import,
     /// The uploader's own memory is filled.
     InPlace,
-    /// Slots of so many bytes are filled and handed over one by one. At least one block of 4096.
+    /// Slots are filled and handed over one by one.
     Staged {
-        /// Bytes of each slot.
+        /// Bytes of each slot: at least two blocks of 4096.
         slot_bytes: usize,
+        /// Places and lengths of what is copied from slots to buffers are multiples of so many
+        /// bytes: a power of two up to 4096. With more than one, parts are widened to it, so the
+        /// buffers must have room for their length rounded up.
+        copy_alignment: usize,
     },
+}
+
+impl Landing {
+    /// Its name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Import => "import",
+            Self::InPlace => "in place",
+            Self::Staged { .. } => "staged",
+        }
+    }
 }
 
 /// A staging slot: memory of an uploader's that is filled and handed back.
@@ -104,9 +162,9 @@ impl Slot {
     }
 }
 
-/// Which part of a buffer a slot holds.
+/// What is copied from a slot to a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[expect(clippy::exhaustive_structs, reason = "tests of uploaders build it")]
 pub struct StagedPart {
     /// Which buffer.
     pub buffer: usize,
@@ -170,24 +228,12 @@ impl Uploader for HostUploader {
         "host"
     }
 
-    fn prepare(&mut self, _lens: &[usize]) -> Result<Landing> {
+    fn prepare(&mut self, _lens: &[usize], _memory: &dyn HostMemory) -> Result<Landing> {
         Ok(Landing::Import)
     }
 
     fn import(&mut self, buffers: Vec<HostBuffer>) -> Result<()> {
         self.buffers = buffers;
-        Ok(())
-    }
-
-    fn destinations(&mut self) -> Result<Vec<Destination<'_>>> {
-        Ok(Vec::new())
-    }
-
-    fn acquire(&mut self, _wait: bool) -> Result<Option<Slot>> {
-        Ok(None)
-    }
-
-    fn submit(&mut self, _slot: Slot, _part: StagedPart) -> Result<()> {
         Ok(())
     }
 
