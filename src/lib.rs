@@ -48,6 +48,7 @@ mod loader;
 mod mapping;
 mod model;
 mod platform;
+mod read_request;
 mod stream;
 mod upload;
 
@@ -62,6 +63,7 @@ pub use loader_formats::{Checkpoint, Dtype, Format, OpenOptions, TensorInfo};
 pub use mapping::{Mapping, map};
 pub use model::{Model, Tensor};
 pub use platform::platform;
+pub use read_request::ReadRequest;
 pub use stream::{StreamedTensor, TensorStream};
 pub use upload::Uploaded;
 

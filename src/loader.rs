@@ -10,7 +10,7 @@ use loader_core::{
 };
 use loader_formats::Checkpoint;
 
-use crate::{Model, TensorStream, Uploaded, environment};
+use crate::{Model, ReadRequest, TensorStream, Uploaded, environment};
 
 /// Loads a checkpoint with the default options: a file of safetensors, GGUF or raw bytes, or a
 /// folder of shards.
@@ -208,18 +208,9 @@ impl Loader {
         operation: Operation<'_>,
     ) -> Result<Report> {
         let range = file.range(range)?;
-        let destination = destination.into();
-        let expected = range.end - range.start;
-        if expected != destination.len() as u64 {
-            let actual = destination.len() as u64;
-            return Err(Error::Destination { expected, actual });
-        }
-        let extent = Extent {
-            offset: range.start,
-            len: expected,
-            destination: 0,
-        };
-        self.read_extents(file, &[extent], destination, operation)
+        let base = file.base();
+        let request = ReadRequest::new(file, range.start - base..range.end - base, destination);
+        self.read_many([request], operation)
     }
 
     /// Reads many ranges of `file`, each to a place of its own in `destination`. The extents'
@@ -244,6 +235,41 @@ impl Loader {
             });
         }
         self.read_extents(file, &absolute, destination.into(), operation)
+    }
+
+    /// Makes many reads at once, from any number of files, each into memory of its own: the
+    /// tensors of a runtime that allocates every one by itself. Bytes are read in the order of the
+    /// files, with as many reads in flight as if it were one.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("weights.bin");
+    /// # std::fs::write(&path, b"biaskernel")?;
+    /// use weightloader::{Loader, Operation, ReadRequest, WeightFile};
+    /// let file = WeightFile::open(&path)?;
+    /// let (mut kernel, mut bias) = ([0; 6], [0; 4]);
+    /// let requests = [
+    ///     ReadRequest::new(&file, 4..10, &mut kernel),
+    ///     ReadRequest::new(&file, 0..4, &mut bias),
+    /// ];
+    /// Loader::new()?.read_many(requests, Operation::new())?;
+    /// assert_eq!((&kernel, &bias), (b"kernel", b"bias"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`read_into`](Self::read_into).
+    pub fn read_many<'d>(
+        &self,
+        requests: impl IntoIterator<Item = ReadRequest<'d>>,
+        operation: Operation<'_>,
+    ) -> Result<Report> {
+        let copier = Copier::new(&self.platform, &self.options);
+        let requests = requests.into_iter();
+        let jobs = requests.map(|request| request.into_job(&copier));
+        copier.run(jobs.collect::<Result<_>>()?, operation)
     }
 
     fn read_extents(

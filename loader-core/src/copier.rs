@@ -5,10 +5,12 @@ use std::ops::Range;
 use crossbeam::channel::unbounded;
 
 use crate::feeder::{Events, Feeder};
+use crate::plan;
 use crate::route::TINY;
 use crate::run::Run;
 use crate::{
-    Destination, Error, Extent, LoadOptions, Operation, Plan, Platform, Report, Result, WeightFile,
+    Chunk, Destination, Error, Extent, LoadOptions, Operation, Plan, Platform, Report, Result,
+    WeightFile,
 };
 
 /// One file's part of a copy: what is read from it, and into which memory.
@@ -65,6 +67,9 @@ impl<'p> Copier<'p> {
     /// Reads everything that `jobs` plan and returns when it is in place. Nothing writes to any
     /// destination any more when this returns, errs or unwinds.
     ///
+    /// Any number of jobs may read from one file, each into memory of its own; their chunks are
+    /// then read in the order of the file, whatever the order of the jobs.
+    ///
     /// # Errors
     /// The first error of any read, with its file and offset; [`Error::Cancelled`];
     /// [`Error::Unsupported`] where a forced strategy cannot serve; [`Error::InvalidOption`];
@@ -72,16 +77,21 @@ impl<'p> Copier<'p> {
     pub fn run(&self, jobs: Vec<Job<'_>>, operation: Operation<'_>) -> Result<Report> {
         self.options.check()?;
         let mut run = Run::start(self, unbounded());
-        for job in &jobs {
-            check_fit(job)?;
-            run.add_file(&job.file, &job.plan.ranges(), job.plan.bytes())?;
+        jobs.iter().try_for_each(check_fit)?;
+        let sources = sources(&jobs);
+        for source in &sources {
+            run.add_file(source.file, &source.ranges(), source.bytes())?;
         }
         if run.total > TINY {
             run.note_usage();
         }
+        for Job { destination, .. } in jobs.iter().filter(|job| job.destination.is_fresh()) {
+            let memory = &self.platform.memory;
+            memory.prefer_huge_pages(destination.as_ptr(), destination.len());
+        }
         run.execute(operation, |queues| {
-            for (file, job) in jobs.iter().enumerate() {
-                for chunk in job.plan.chunks() {
+            for (file, source) in sources.iter().enumerate() {
+                for (job, chunk) in source.chunks() {
                     let start = job.destination.as_ptr();
                     let direct = job.destination.allows_direct();
                     // SAFETY: `check_fit` has made sure that the chunk lies within the
@@ -114,6 +124,58 @@ impl<'p> Copier<'p> {
         }
         run.note_usage();
         run.execute(operation, |_| Some(feeder))
+    }
+}
+
+/// The jobs that read from one open file.
+struct Source<'j, 'd> {
+    file: &'j WeightFile,
+    jobs: Vec<&'j Job<'d>>,
+}
+
+/// Brings jobs together that read from the same open file, so that it is examined once.
+fn sources<'j, 'd>(jobs: &'j [Job<'d>]) -> Vec<Source<'j, 'd>> {
+    let mut sources: Vec<Source<'j, 'd>> = Vec::new();
+    for job in jobs {
+        // From the end, since jobs mostly come file by file.
+        let mut known = sources.iter_mut().rev();
+        match known.find(|source| source.file.shares_open_file(&job.file)) {
+            Some(source) => source.jobs.push(job),
+            None => sources.push(Source {
+                file: &job.file,
+                jobs: vec![job],
+            }),
+        }
+    }
+    sources
+}
+
+impl<'j, 'd> Source<'j, 'd> {
+    fn bytes(&self) -> u64 {
+        self.jobs.iter().map(|job| job.plan.bytes()).sum()
+    }
+
+    /// Which bytes are read: in order, neither touching nor overlapping.
+    fn ranges(&self) -> Vec<Range<u64>> {
+        if let [job] = self.jobs[..] {
+            return job.plan.ranges();
+        }
+        let mut ranges: Vec<_> = self.jobs.iter().flat_map(|job| job.plan.ranges()).collect();
+        ranges.sort_unstable_by_key(|range| range.start);
+        plan::join(ranges)
+    }
+
+    /// All chunks, in the order of their offsets.
+    fn chunks(&self) -> Vec<(&'j Job<'d>, &'j Chunk)> {
+        let chunks_of = |job: &&'j Job<'d>| {
+            let job = *job;
+            job.plan.chunks().iter().map(move |chunk| (job, chunk))
+        };
+        let mut chunks: Vec<_> = self.jobs.iter().flat_map(chunks_of).collect();
+        if self.jobs.len() > 1 {
+            chunks.sort_by_key(|(_, chunk)| chunk.offset);
+        }
+        chunks
     }
 }
 

@@ -20,6 +20,7 @@ pub struct Destination<'a> {
     start: NonNull<u8>,
     len: usize,
     direct: bool,
+    fresh: bool,
     borrowed: PhantomData<&'a mut [MaybeUninit<u8>]>,
 }
 
@@ -40,8 +41,24 @@ impl Destination<'_> {
             start,
             len,
             direct,
+            fresh: false,
             borrowed: PhantomData,
         }
+    }
+
+    /// Says that nobody has touched this memory since it came from the system, so that huge pages
+    /// may still be asked for under it: for large blocks from a general allocator, which come on
+    /// small ones. A hint, and no promise: memory that was touched keeps its pages.
+    #[must_use]
+    pub fn fresh(mut self) -> Self {
+        self.fresh = true;
+        self
+    }
+
+    /// Whether [`fresh`](Self::fresh) was said of it.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
     }
 
     /// Length in bytes.
@@ -76,6 +93,7 @@ impl<'a> From<&'a mut [MaybeUninit<u8>]> for Destination<'a> {
             start: NonNull::from(memory).cast(),
             len,
             direct: true,
+            fresh: false,
             borrowed: PhantomData,
         }
     }
@@ -88,6 +106,7 @@ impl<'a> From<&'a mut [u8]> for Destination<'a> {
             start: NonNull::from(memory).cast(),
             len,
             direct: true,
+            fresh: false,
             borrowed: PhantomData,
         }
     }

@@ -198,6 +198,11 @@ impl WeightFile {
         self.inner.id == other.inner.id
     }
 
+    /// Whether both go through the same open file, and not only to the same file on disk.
+    pub(crate) fn shares_open_file(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     pub(crate) fn id(&self) -> &FileId {
         &self.inner.id
     }

@@ -19,6 +19,13 @@ pub trait HostMemory: fmt::Debug + Send + Sync {
     /// Faults in `len` bytes at `start` for writing, so that those who fill them need not; contents
     /// stay as they are. A hint: memory that cannot be faulted in is left alone.
     fn populate(&self, start: NonNull<u8>, len: usize);
+
+    /// Asks for huge pages under the pages that `len` bytes at `start` lie on, where none is there
+    /// yet: for memory of somebody else's that we fill. A hint; contents stay as they are, whatever
+    /// the memory is.
+    fn prefer_huge_pages(&self, start: NonNull<u8>, len: usize) {
+        let _ = (start, len);
+    }
 }
 
 /// Memory taken from the system, given back when dropped.

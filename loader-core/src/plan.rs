@@ -92,14 +92,7 @@ impl Plan {
     /// neither touch nor overlap.
     #[must_use]
     pub fn ranges(&self) -> Vec<Range<u64>> {
-        let mut ranges: Vec<Range<u64>> = Vec::new();
-        for chunk in &self.chunks {
-            match ranges.last_mut() {
-                Some(last) if chunk.offset <= last.end => last.end = last.end.max(chunk.end()),
-                _ => ranges.push(chunk.offset..chunk.end()),
-            }
-        }
-        ranges
+        join(self.chunks.iter().map(|chunk| chunk.offset..chunk.end()))
     }
 
     fn cut(&mut self, extent: Extent, chunk_bytes: u64) {
@@ -120,6 +113,18 @@ impl Plan {
         }
         self.bytes += extent.len;
     }
+}
+
+/// Joins ranges, sorted by their start, that touch or overlap.
+pub(crate) fn join(sorted: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in sorted {
+        match joined.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => joined.push(range),
+        }
+    }
+    joined
 }
 
 /// Joins extents that follow one another both in the file and in the destination.

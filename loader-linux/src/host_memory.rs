@@ -62,6 +62,23 @@ impl HostMemory for HugePageMemory {
             tracing::trace!(%error, len, "memory is not faulted in ahead");
         }
     }
+
+    /// `MADV_HUGEPAGE`, outwards to whole pages, so that the blocks of an allocator that lie side by
+    /// side stay one mapping and huge pages may reach across them.
+    fn prefer_huge_pages(&self, start: NonNull<u8>, len: usize) {
+        if len < HUGE_PAGE {
+            return;
+        }
+        let outcome = whole_pages_around(start, len).and_then(|(first, whole)| {
+            // SAFETY: which pages the kernel puts under an address changes nothing of what is
+            // there; the call fails where nothing is mapped.
+            unsafe { rustix::mm::madvise(first.cast(), whole, Advice::LinuxHugepage) }?;
+            Ok(())
+        });
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "no transparent huge pages");
+        }
+    }
 }
 
 impl HugePageMemory {
@@ -76,19 +93,24 @@ fn fault_in(start: NonNull<u8>, len: usize) -> io::Result<()> {
     if len == 0 {
         return Ok(());
     }
-    let page = page_size();
-    // Outwards to whole pages: faulting in what lies beside changes nothing there.
-    let before = start.addr().get() % page;
-    let whole = len
-        .checked_add(before)
-        .and_then(|len| len.checked_next_multiple_of(page))
-        .ok_or(io::ErrorKind::InvalidInput)?;
-    let first = start.as_ptr().wrapping_sub(before);
+    // Faulting in what lies beside changes nothing there.
+    let (first, whole) = whole_pages_around(start, len)?;
     // SAFETY: populating leaves contents as they are, whatever the memory is: pages that are there
     // stay, missing ones are faulted in as a write would, and where nothing is mapped or nothing
     // may be written the call fails.
     unsafe { rustix::mm::madvise(first.cast(), whole, Advice::LinuxPopulateWrite) }?;
     Ok(())
+}
+
+/// The whole pages that `len` bytes at `start` lie on: their start and length.
+fn whole_pages_around(start: NonNull<u8>, len: usize) -> io::Result<(*mut u8, usize)> {
+    let page = page_size();
+    let before = start.addr().get() % page;
+    let whole = len
+        .checked_add(before)
+        .and_then(|len| len.checked_next_multiple_of(page))
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    Ok((start.as_ptr().wrapping_sub(before), whole))
 }
 
 /// A part of an anonymous mapping.
@@ -214,6 +236,20 @@ mod tests {
         HugePageMemory.populate(NonNull::dangling(), usize::MAX);
         let constant: &'static [u8] = b"in memory that may only be read";
         HugePageMemory.populate(NonNull::from(constant).cast(), constant.len());
+    }
+
+    #[test]
+    fn huge_pages_come_under_memory_of_others() {
+        let len = 8 * HUGE_PAGE;
+        let mut memory: Vec<u8> = Vec::with_capacity(len);
+        memory.extend_from_slice(b"there before");
+        let start = NonNull::from(memory.as_mut_slice()).cast();
+        HugePageMemory.prefer_huge_pages(start, len);
+        HugePageMemory.prefer_huge_pages(NonNull::dangling(), len);
+        HugePageMemory.prefer_huge_pages(NonNull::dangling(), usize::MAX);
+        memory.resize(len, 7);
+        assert!(memory.starts_with(b"there before"));
+        assert!(memory[12..].iter().all(|byte| *byte == 7));
     }
 
     #[test]
