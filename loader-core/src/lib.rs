@@ -36,6 +36,7 @@ mod residency;
 mod route;
 mod run;
 mod staging;
+mod slot_stream;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -62,6 +63,7 @@ pub use queue::{Queue, Task};
 pub use reader::{Reader, Support};
 pub use report::{Refusal, Report, Usage};
 pub use residency::{ResidencyMap, ResidencyRun};
+pub use slot_stream::{FilledSlot, SlotStream, StreamSlot};
 pub use stream::{Stream, StreamItem, StreamedBytes};
 pub use upload::{fill, upload};
 pub use uploader::{HostUploader, Landing, Slot, StagedPart, TensorPlacement, Uploader};

@@ -125,24 +125,7 @@ impl Stream {
         items: Vec<StreamItem>,
     ) -> Result<Self> {
         options.check()?;
-        for item in &items {
-            let Some(file) = files.get(item.file) else {
-                let (value, expected) = (item.file.to_string(), "the index of a file");
-                return Err(Error::InvalidOption {
-                    option: "stream item",
-                    value,
-                    expected,
-                });
-            };
-            if item.range.start > item.range.end || item.range.end > file.disk_len() {
-                return Err(Error::OutOfBounds {
-                    path: file.path().to_path_buf(),
-                    offset: item.range.start,
-                    len: item.range.end.saturating_sub(item.range.start),
-                    file_len: file.disk_len(),
-                });
-            }
-        }
+        check_items(&files, &items)?;
         let left = items.len();
         let (ready_sender, ready) = unbounded();
         let events = unbounded();
@@ -244,6 +227,29 @@ impl Drop for Stream {
             ));
         }
     }
+}
+
+/// Checks that every item lies in one of `files`.
+pub(crate) fn check_items(files: &[WeightFile], items: &[StreamItem]) -> Result<()> {
+    for item in items {
+        let Some(file) = files.get(item.file) else {
+            let (value, expected) = (item.file.to_string(), "the index of a file");
+            return Err(Error::InvalidOption {
+                option: "stream item",
+                value,
+                expected,
+            });
+        };
+        if item.range.start > item.range.end || item.range.end > file.disk_len() {
+            return Err(Error::OutOfBounds {
+                path: file.path().to_path_buf(),
+                offset: item.range.start,
+                len: item.range.end.saturating_sub(item.range.start),
+                file_len: file.disk_len(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The thread behind a stream: owns all that reads refer to.
