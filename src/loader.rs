@@ -311,6 +311,22 @@ impl Loader {
         ))
     }
 
+    /// Brings what lies behind mapped memory into the page cache in the background: for those who
+    /// got an address from a runtime and not the file. Only the address is used, never the memory.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the system does not tell which file is mapped there (only Linux
+    /// does), where that is none or more than one, or where it was deleted or replaced.
+    pub fn prefetch_mapped(&self, start: *const u8, len: usize) -> Result<Prefetch> {
+        let Platform {
+            prefetchers,
+            system,
+            ..
+        } = &self.platform;
+        let (file, ranges) = system.mapped_file(start.addr(), len)?;
+        Ok(loader_core::prefetch(prefetchers, system, &file, ranges))
+    }
+
     /// Gives the tensors of `checkpoint` one by one as they land, in the order of its files, in
     /// bounded memory: for callers that convert or upload as they go.
     ///

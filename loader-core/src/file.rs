@@ -97,6 +97,31 @@ impl WeightFile {
         })
     }
 
+    /// Takes a file that somebody else holds open, by its descriptor, or on Windows by the value of
+    /// its handle, which stays theirs: a duplicate is kept. `path` is its name in errors and
+    /// reports.
+    ///
+    /// The descriptor must be readable and not open for direct I/O, which is arranged beside it
+    /// where it serves; a Windows handle must not be open for overlapped I/O.
+    ///
+    /// # Errors
+    /// As [`from_file`](Self::from_file), and [`Error::Io`] where there is no such descriptor.
+    ///
+    /// # Safety
+    /// Nobody closes the descriptor before this returns.
+    pub unsafe fn from_descriptor(descriptor: isize, path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        // SAFETY: the caller's promise.
+        match unsafe { positional::duplicate(descriptor) } {
+            Ok(file) => Self::from_file(file, path),
+            Err(source) => Err(Error::Io {
+                path,
+                action: "duplicate the descriptor of",
+                source,
+            }),
+        }
+    }
+
     /// The `len` bytes at `offset` as a file of their own.
     ///
     /// # Errors

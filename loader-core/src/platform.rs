@@ -135,6 +135,21 @@ pub trait System: fmt::Debug + Send + Sync {
         })
     }
 
+    /// Which file is mapped at `address`, and which of its bytes (from its start on disk) the `len`
+    /// bytes of memory there are, in the order of the memory. A hint is all that this is for: the
+    /// mapping may be gone by the time that the answer is used.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported) where the system does not tell, where
+    /// something else than one file is mapped there, or where the file cannot be opened any more.
+    fn mapped_file(&self, address: usize, len: usize) -> Result<(WeightFile, Vec<Range<u64>>)> {
+        let _ = (address, len);
+        Err(crate::Error::Unsupported {
+            mechanism: crate::Mechanism::new("mapped-file"),
+            reason: "this platform does not tell what is mapped where".to_owned(),
+        })
+    }
+
     /// What this machine offers, for people to read.
     fn machine_facts(&self) -> Vec<Fact>;
 

@@ -1,4 +1,5 @@
-//! Positional reads and file identity: the one file of this crate that knows operating systems.
+//! Positional reads, descriptors and file identity: the one file of this crate that knows operating
+//! systems.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -24,6 +25,16 @@ pub(crate) fn read_at(
     system::read_at(file, &mut buffer[..len], offset)
 }
 
+/// A descriptor of our own for the file that `descriptor` (on Windows: the handle of that value)
+/// refers to.
+///
+/// # Safety
+/// Nobody closes `descriptor` meanwhile.
+pub(crate) unsafe fn duplicate(descriptor: isize) -> io::Result<File> {
+    // SAFETY: the caller's promise.
+    unsafe { system::duplicate(descriptor) }
+}
+
 /// What tells two open files apart, where the system gives it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum FileId {
@@ -44,6 +55,7 @@ impl FileId {
 #[cfg(unix)]
 mod system {
     use super::{File, FileId, MaybeUninit, Metadata, Path, io};
+    use std::os::fd::{BorrowedFd, RawFd};
     use std::os::unix::fs::MetadataExt;
 
     pub(super) fn read_at(
@@ -55,6 +67,17 @@ mod system {
         Ok(filled.len())
     }
 
+    pub(super) unsafe fn duplicate(descriptor: isize) -> io::Result<File> {
+        let descriptor = RawFd::try_from(descriptor)
+            .ok()
+            .filter(|descriptor| *descriptor >= 0)
+            .ok_or_else(|| io::Error::from(rustix::io::Errno::BADF))?;
+        // SAFETY: it is not negative, and the caller keeps it open; if it is not open at all,
+        // duplicating it is a plain error.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
+        Ok(File::from(borrowed.try_clone_to_owned()?))
+    }
+
     pub(super) fn file_id(metadata: &Metadata, _path: &Path) -> FileId {
         FileId::Inode(metadata.dev(), metadata.ino())
     }
@@ -63,7 +86,7 @@ mod system {
 #[cfg(windows)]
 mod system {
     use super::{File, FileId, MaybeUninit, Metadata, Path, io};
-    use std::os::windows::io::AsRawHandle;
+    use std::os::windows::io::{AsRawHandle, BorrowedHandle};
     use windows_sys::Win32::Foundation::ERROR_HANDLE_EOF;
     use windows_sys::Win32::Storage::FileSystem::ReadFile;
     use windows_sys::Win32::System::IO::{OVERLAPPED, OVERLAPPED_0, OVERLAPPED_0_0};
@@ -112,6 +135,14 @@ mod system {
             Some(code) if u32::try_from(code) == Ok(ERROR_HANDLE_EOF) => Ok(0),
             _ => Err(error),
         }
+    }
+
+    pub(super) unsafe fn duplicate(handle: isize) -> io::Result<File> {
+        let handle = std::ptr::with_exposed_provenance_mut(handle.cast_unsigned());
+        // SAFETY: the caller keeps the handle open; if it is none at all, duplicating it is a plain
+        // error.
+        let borrowed = unsafe { BorrowedHandle::borrow_raw(handle) };
+        Ok(File::from(borrowed.try_clone_to_owned()?))
     }
 
     pub(super) fn file_id(_metadata: &Metadata, path: &Path) -> FileId {

@@ -14,6 +14,7 @@ mod filesystem;
 mod free_blocks;
 mod host_memory;
 mod madvise_prefetcher;
+mod mapped_file;
 mod memory_limits;
 mod residency;
 mod splice_prefetcher;

@@ -8,7 +8,7 @@ use rustix::fs::{fadvise, fdatasync};
 use rustix::param::page_size;
 use rustix::process::{Resource, getrlimit};
 
-use crate::{facts, memory_limits, residency, usage};
+use crate::{facts, mapped_file, memory_limits, residency, usage};
 
 /// Linux, or Android.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,6 +74,12 @@ impl System for LinuxSystem {
         // lies in the rest of the first page.
         let outcome = unsafe { rustix::mm::madvise(first.cast(), mapped.len() + before, advice) };
         outcome.map_err(|error| unsupported(error.to_string()))
+    }
+
+    /// By `/proc/self/maps`; the file is opened anew by its path, so one that was deleted or
+    /// replaced since it was mapped is refused.
+    fn mapped_file(&self, address: usize, len: usize) -> Result<(WeightFile, Vec<Range<u64>>)> {
+        mapped_file::find(address, len)
     }
 
     fn machine_facts(&self) -> Vec<Fact> {
