@@ -97,9 +97,10 @@ impl Ring {
     }
 
     fn bytes(&self, filled: &FilledSlot) -> &[u8] {
-        let start = self.starts[filled.slot].as_ptr();
-        // SAFETY: the slot is the caller's between `next` and `release`, and the part lies in it.
-        unsafe { std::slice::from_raw_parts(start.add(filled.slot_offset), filled.len) }
+        // SAFETY: the part lies within the slot.
+        let start = unsafe { self.starts[filled.slot].add(filled.slot_offset) };
+        // SAFETY: as above, and the slot is the caller's between `next` and `release`.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), filled.len) }
     }
 }
 

@@ -35,8 +35,8 @@ mod report;
 mod residency;
 mod route;
 mod run;
-mod staging;
 mod slot_stream;
+mod staging;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
