@@ -7,7 +7,8 @@ use loader_core::{Error, LoadOptions, Result};
 
 /// Puts the values of these variables, where they are set, in place of the options:
 /// `WEIGHTLOADER_STRATEGY`, `WEIGHTLOADER_CACHE`, `WEIGHTLOADER_THREADS`,
-/// `WEIGHTLOADER_QUEUE_DEPTH`, `WEIGHTLOADER_CHUNK` and `WEIGHTLOADER_MEMORY_LIMIT` (bytes).
+/// `WEIGHTLOADER_QUEUE_DEPTH`, `WEIGHTLOADER_CHUNK`, `WEIGHTLOADER_MEMORY_LIMIT` (bytes) and
+/// `WEIGHTLOADER_PACE` (bytes a second).
 pub(crate) fn override_options(options: &mut LoadOptions) -> Result<()> {
     if let Some(strategy) = parsed("WEIGHTLOADER_STRATEGY", "auto, direct or buffered")? {
         options.strategy = strategy;
@@ -26,6 +27,9 @@ pub(crate) fn override_options(options: &mut LoadOptions) -> Result<()> {
     }
     if let Some(bytes) = parsed("WEIGHTLOADER_MEMORY_LIMIT", "a number of bytes")? {
         options.memory_limit = Some(bytes);
+    }
+    if let Some(pace) = parsed("WEIGHTLOADER_PACE", "a number of bytes a second")? {
+        options.pace = Some(pace);
     }
     Ok(())
 }

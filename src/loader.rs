@@ -4,8 +4,8 @@ use std::ops::{Range, RangeBounds};
 use std::path::Path;
 
 use loader_core::{
-    CachePolicy, Copier, Destination, Error, Extent, HostBuffer, Job, Layout, LoadOptions,
-    Operation, Placement, Platform, Prefetch, Report, ResidencyMap, Result, Strategy, Uploader,
+    CachePolicy, Copier, Destination, Extent, HostBuffer, Job, Layout, LoadOptions, Operation,
+    Placement, Platform, Prefetch, Report, ResidencyMap, Result, Strategy, StreamOrder, Uploader,
     WeightFile,
 };
 use loader_formats::Checkpoint;
@@ -63,7 +63,8 @@ pub struct Loader {
 ///
 /// The environment may overrule what is chosen here, so that an operator can change a runtime that
 /// embeds the loader: `WEIGHTLOADER_STRATEGY`, `WEIGHTLOADER_CACHE`, `WEIGHTLOADER_THREADS`,
-/// `WEIGHTLOADER_QUEUE_DEPTH`, `WEIGHTLOADER_CHUNK` and `WEIGHTLOADER_MEMORY_LIMIT` (bytes).
+/// `WEIGHTLOADER_QUEUE_DEPTH`, `WEIGHTLOADER_CHUNK`, `WEIGHTLOADER_MEMORY_LIMIT` (bytes) and
+/// `WEIGHTLOADER_PACE` (bytes a second).
 #[derive(Clone, Debug, Default)]
 #[must_use = "a builder does nothing until build() is called"]
 pub struct LoaderBuilder {
@@ -114,6 +115,26 @@ impl LoaderBuilder {
         self
     }
 
+    /// Bytes a second at most, read or prefetched, for each operation: so that others who use the
+    /// device are not disturbed.
+    pub fn pace(mut self, bytes_per_second: u64) -> Self {
+        self.options.pace = Some(bytes_per_second);
+        self
+    }
+
+    /// Locks weights in memory once [`Loader::load`] has them in place, so that they are never
+    /// swapped out, as far as the system allows it; the report tells.
+    pub fn lock_memory(mut self, lock: bool) -> Self {
+        self.options.lock_memory = lock;
+        self
+    }
+
+    /// In which order [`Loader::stream`] gives tensors; by default that of the files.
+    pub fn stream_order(mut self, order: StreamOrder) -> Self {
+        self.options.stream_order = order;
+        self
+    }
+
     /// Other mechanisms than those of this system: readers of your own, or the portable ones.
     pub fn platform(mut self, platform: Platform) -> Self {
         self.platform = Some(platform);
@@ -132,9 +153,6 @@ impl LoaderBuilder {
         Ok(Loader { platform, options })
     }
 }
-
-/// So little memory is not worth asking what there is, which means reading a dozen small files.
-const NEGLIGIBLE_BYTES: u64 = 16 << 20;
 
 impl Loader {
     /// A loader with the default options.
@@ -179,13 +197,17 @@ impl Loader {
     pub fn load(&self, checkpoint: &Checkpoint, operation: Operation<'_>) -> Result<Model> {
         let copier = Copier::new(&self.platform, &self.options);
         let layouts = self.layouts(checkpoint)?;
-        self.check_memory(layouts.iter().map(|layout| layout.len() as u64).sum())?;
+        let needed = layouts.iter().map(|layout| layout.len() as u64).sum();
+        self.platform.check_memory(needed)?;
         let mut buffers = Vec::with_capacity(layouts.len());
         for layout in &layouts {
             buffers.push(HostBuffer::zeroed(&*self.platform.memory, layout.len())?);
         }
         let files = checkpoint.files();
-        let report = loader_core::fill(&copier, files, &layouts, &mut buffers, operation)?;
+        let mut report = loader_core::fill(&copier, files, &layouts, &mut buffers, operation)?;
+        if self.options.lock_memory {
+            report.lock(&buffers);
+        }
         Ok(Model {
             checkpoint: checkpoint.clone(),
             buffers,
@@ -308,6 +330,7 @@ impl Loader {
             system,
             file,
             vec![range],
+            self.options.pace,
         ))
     }
 
@@ -324,7 +347,13 @@ impl Loader {
             ..
         } = &self.platform;
         let (file, ranges) = system.mapped_file(start.addr(), len)?;
-        Ok(loader_core::prefetch(prefetchers, system, &file, ranges))
+        Ok(loader_core::prefetch(
+            prefetchers,
+            system,
+            &file,
+            ranges,
+            self.options.pace,
+        ))
     }
 
     /// Gives the tensors of `checkpoint` one by one as they land, in the order of its files, in
@@ -389,22 +418,5 @@ impl Loader {
             Layout::new(ranges, within, self.options.placement)
         };
         files.iter().zip(&mut wanted).map(layout).collect()
-    }
-
-    fn check_memory(&self, needed: u64) -> Result<()> {
-        if needed <= NEGLIGIBLE_BYTES {
-            return Ok(());
-        }
-        match self.platform.system.available_memory() {
-            Some(available) if available < needed => {
-                let limit = "free memory and the limits set on this process";
-                Err(Error::OutOfMemory {
-                    needed,
-                    available,
-                    limit,
-                })
-            }
-            _ => Ok(()),
-        }
     }
 }

@@ -395,11 +395,17 @@ fn nonsense_ranges_are_no_panic() {
         vec![backwards, 0..0, 0..10],
         vec![0..u64::MAX, 5..u64::MAX],
     ] {
-        let ahead = loader_core::prefetch(prefetchers, system, &file, ranges.clone());
+        let ahead = loader_core::prefetch(prefetchers, system, &file, ranges.clone(), None);
         let outcome = ahead.wait(Operation::new()).unwrap();
         // The same bytes twice, at most.
         assert!(outcome.brought <= 2 * LEN, "{ranges:?}: {outcome:?}");
-        drop(loader_core::prefetch(prefetchers, system, &file, ranges));
+        drop(loader_core::prefetch(
+            prefetchers,
+            system,
+            &file,
+            ranges,
+            None,
+        ));
     }
     let outside = scene.loader.prefetch(&file, ..=LEN);
     assert!(

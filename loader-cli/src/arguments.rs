@@ -11,7 +11,7 @@ use crate::units;
 
 const ENVIRONMENT: &str = "\
 Environment:
-  WEIGHTLOADER_STRATEGY, _CACHE, _THREADS, _QUEUE_DEPTH, _CHUNK, _MEMORY_LIMIT (bytes)
+  WEIGHTLOADER_STRATEGY, _CACHE, _THREADS, _QUEUE_DEPTH, _CHUNK, _MEMORY_LIMIT (bytes), _PACE
                     overrule the options of any program that loads with this library
   WEIGHTLOADER_LOG  off, error, warn, info, debug or trace: what to log to standard error";
 
@@ -37,7 +37,7 @@ pub(crate) enum Command {
     /// Write the exact bytes of one tensor.
     Extract(Extract),
     /// Bring a file or checkpoint into the page cache, and wait until it is there.
-    Prefetch(Files),
+    Prefetch(Prefetch),
     /// Show which part of a file or checkpoint the page cache holds.
     Residency(Files),
     /// Drop a file or checkpoint from the page cache.
@@ -77,6 +77,15 @@ pub(crate) struct Extract {
     pub(crate) output: PathBuf,
     #[command(flatten)]
     pub(crate) reading: Reading,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Prefetch {
+    #[command(flatten)]
+    pub(crate) files: Files,
+    /// Bytes a second at most, so that others who use the device are not disturbed.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) pace: Option<ByteSize>,
 }
 
 #[derive(Args, Debug)]
@@ -164,6 +173,12 @@ pub(crate) struct Reading {
     /// Bytes of memory used beyond the weights at most.
     #[arg(long, value_name = "BYTES")]
     pub(crate) memory_limit: Option<ByteSize>,
+    /// Bytes a second at most, so that others who use the device are not disturbed.
+    #[arg(long, value_name = "BYTES")]
+    pace: Option<ByteSize>,
+    /// Lock the weights in memory once they are there, as far as the system allows it.
+    #[arg(long)]
+    lock: bool,
     /// Drop the files from the page cache first, before the clock starts.
     #[arg(long)]
     pub(crate) cold: bool,
@@ -210,6 +225,9 @@ impl Reading {
         if let Some(bytes) = self.memory_limit {
             builder = builder.memory_limit(bytes.as_u64());
         }
+        if let Some(bytes) = self.pace {
+            builder = builder.pace(bytes.as_u64());
+        }
         Ok(builder.build()?)
     }
 
@@ -224,7 +242,10 @@ impl Reading {
             CacheName::Keep => CachePolicy::Keep,
             CacheName::Bypass => CachePolicy::Bypass,
         };
-        Loader::builder().strategy(strategy).cache(cache)
+        Loader::builder()
+            .strategy(strategy)
+            .cache(cache)
+            .lock_memory(self.lock)
     }
 }
 

@@ -48,6 +48,15 @@ pub unsafe trait HostRegion: fmt::Debug + Send + Sync {
     /// Gives the whole pages within `range` back to the system; they read as zero afterwards.
     fn release(&mut self, range: Range<usize>);
 
+    /// Locks the memory, so that it is never swapped out, until the region is dropped.
+    ///
+    /// # Errors
+    /// The system's reason: most allow few locked bytes without privileges.
+    fn lock(&self) -> io::Result<()> {
+        let reason = "this kind of memory cannot be locked here";
+        Err(io::Error::new(io::ErrorKind::Unsupported, reason))
+    }
+
     /// Keeps a forked child from sharing these pages (or lets it again), so that a copy made at
     /// the fork cannot divert bytes that the system is writing. Does nothing where the system has
     /// no such means.
@@ -111,6 +120,15 @@ impl HostBuffer {
     /// The buffer as a destination.
     pub fn destination(&mut self) -> Destination<'_> {
         Destination::from(&mut **self)
+    }
+
+    /// Locks it in memory, so that it is never swapped out, until it is dropped. Faults in what was
+    /// not touched yet.
+    ///
+    /// # Errors
+    /// The system's reason: most allow few locked bytes without privileges.
+    pub fn lock(&self) -> io::Result<()> {
+        self.region.as_ref().map_or(Ok(()), |region| region.lock())
     }
 
     /// Keeps a forked child from sharing this memory, or lets it again.

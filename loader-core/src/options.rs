@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::pace::Pace;
 use crate::{Error, Placement, Result};
 
 /// How bytes are read.
@@ -85,6 +86,17 @@ impl FromStr for CachePolicy {
     }
 }
 
+/// In which order a stream gives what has landed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StreamOrder {
+    /// The order asked for; for a checkpoint that of its files.
+    #[default]
+    Asked,
+    /// What lands first comes first: for consumers to whom all are alike.
+    Landed,
+}
+
 /// Options of a load; the defaults need no tuning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -103,7 +115,17 @@ pub struct LoadOptions {
     pub memory_limit: Option<u64>,
     /// How tensors lie in buffers of ours.
     pub placement: Placement,
+    /// Bytes a second at most, read or prefetched, for each operation.
+    pub pace: Option<u64>,
+    /// Whether weights in buffers of ours are locked in memory once they have landed, as far as the
+    /// system allows it; the report tells.
+    pub lock_memory: bool,
+    /// In which order a stream gives what has landed.
+    pub stream_order: StreamOrder,
 }
+
+/// Bytes of the largest block that common devices ask of direct I/O.
+const BLOCK: u64 = 4096;
 
 impl LoadOptions {
     /// The most bytes of one chunk, unless chosen otherwise.
@@ -116,7 +138,10 @@ impl LoadOptions {
     pub const SMALL_BYTES: u64 = 1 << 20;
 
     pub(crate) fn chunk_bytes(&self) -> u64 {
-        self.chunk_bytes.unwrap_or(Self::DEFAULT_CHUNK_BYTES)
+        let chosen = self.chunk_bytes.unwrap_or(Self::DEFAULT_CHUNK_BYTES);
+        // Whole blocks of any device, as all limits of chunks are.
+        let paced = |pace| Pace::new(pace).piece_bytes() / BLOCK * BLOCK;
+        self.pace.map_or(chosen, |pace| chosen.min(paced(pace)))
     }
 
     pub(crate) fn queue_depth(&self) -> usize {
@@ -146,6 +171,9 @@ impl LoadOptions {
                 return invalid("chunk bytes", bytes.to_string(), "4096 to 1073741824 bytes");
             }
             _ => {}
+        }
+        if self.pace == Some(0) {
+            return invalid("pace", "0".to_owned(), "at least 1 byte a second");
         }
         match self.placement {
             Placement::Aligned(bytes) if !bytes.is_power_of_two() || bytes > 1 << 21 => invalid(

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, TryLockError, Weak};
 use std::thread;
 use std::time::Duration;
 
+use crate::pace::Pace;
 use crate::transfer::locked;
 use crate::{Error, Operation, Prefetcher, Refusal, Result, System, WeightFile};
 
@@ -19,6 +20,9 @@ use crate::{Error, Operation, Prefetcher, Refusal, Result, System, WeightFile};
 /// evicted by what comes last; the rest is told as skipped. A hint that fails is logged and told
 /// in the outcome, never an error.
 ///
+/// `pace` is how many bytes a second to ask for at most, so that others who use the device are not
+/// disturbed.
+///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let dir = tempfile::tempdir()?;
@@ -27,7 +31,7 @@ use crate::{Error, Operation, Prefetcher, Refusal, Result, System, WeightFile};
 /// use loader_core::{Operation, Platform, WeightFile};
 /// let platform = Platform::portable();
 /// let file = WeightFile::open(&path)?;
-/// let ahead = loader_core::prefetch(&platform.prefetchers, &platform.system, &file, vec![0..7]);
+/// let ahead = loader_core::prefetch(&platform.prefetchers, &platform.system, &file, vec![0..7], None);
 /// let outcome = ahead.wait(Operation::new())?;
 /// assert_eq!(outcome.brought, 0); // The portable platform has no prefetcher.
 /// # Ok(())
@@ -38,6 +42,7 @@ pub fn prefetch(
     system: &Arc<dyn System>,
     file: &WeightFile,
     ranges: Vec<Range<u64>>,
+    pace: Option<u64>,
 ) -> Prefetch {
     let within = |range: Range<u64>| range.start..range.end.min(file.disk_len());
     let ranges = ranges.into_iter().map(within);
@@ -45,6 +50,7 @@ pub fn prefetch(
     let queue = Arc::new(PrefetchQueue {
         file: file.clone(),
         total: bytes_of(&pending),
+        pace: pace.map(Pace::new),
         process: std::process::id(),
         state: Mutex::new(State {
             pending,
@@ -113,6 +119,7 @@ fn drive(queue: &PrefetchQueue, prefetchers: &[Arc<dyn Prefetcher>], system: &dy
 pub struct PrefetchQueue {
     file: WeightFile,
     total: u64,
+    pace: Option<Pace>,
     /// The process that has the threads which drive it.
     process: u32,
     state: Mutex<State>,
@@ -128,6 +135,33 @@ struct State {
     /// Whether the driver is still at work.
     live: bool,
     outcome: PrefetchOutcome,
+}
+
+impl State {
+    /// The piece that comes next.
+    fn peek(&self) -> Option<Range<u64>> {
+        let range = self.pending.front()?;
+        let end = match self.piece_bytes {
+            0 => range.end,
+            bytes => (range.start / bytes + 1)
+                .saturating_mul(bytes)
+                .min(range.end),
+        };
+        Some(range.start..end)
+    }
+
+    /// Takes a piece off the front of what is pending.
+    fn take(&mut self, piece: Range<u64>) -> Range<u64> {
+        match self.pending.front_mut() {
+            Some(range) if piece.end < range.end => range.start = piece.end,
+            _ => drop(self.pending.pop_front()),
+        }
+        match self.started.last_mut() {
+            Some(last) if last.end == piece.start => last.end = piece.end,
+            _ => self.started.push(piece.clone()),
+        }
+        piece
+    }
 }
 
 /// What a prefetch did.
@@ -159,26 +193,22 @@ impl PrefetchQueue {
         &self.file
     }
 
-    /// The next piece, from the start of the file on disk.
+    /// The next piece, from the start of the file on disk. Waits where a pace was asked for.
     #[must_use]
     pub fn next(&self) -> Option<Range<u64>> {
         let mut state = locked(&self.state);
-        let range = state.pending.pop_front()?;
-        let cut = match state.piece_bytes {
-            0 => range.end,
-            bytes => (range.start / bytes + 1)
-                .saturating_mul(bytes)
-                .min(range.end),
-        };
-        if cut < range.end {
-            state.pending.push_front(cut..range.end);
+        loop {
+            let piece = state.peek()?;
+            let admitted = self
+                .pace
+                .as_ref()
+                .map_or(Ok(()), |pace| pace.admit(piece.end - piece.start));
+            let Err(wait) = admitted else {
+                return Some(state.take(piece));
+            };
+            let woken = self.changed.wait_timeout(state, wait);
+            (state, _) = woken.unwrap_or_else(PoisonError::into_inner);
         }
-        let piece = range.start..cut;
-        match state.started.last_mut() {
-            Some(last) if last.end == piece.start => last.end = piece.end,
-            _ => state.started.push(piece.clone()),
-        }
-        Some(piece)
     }
 
     /// Tells that a piece is resident or on its way.
@@ -201,7 +231,13 @@ impl PrefetchQueue {
     }
 
     fn cut(&self, piece_bytes: u64) {
-        locked(&self.state).piece_bytes = piece_bytes;
+        let whole = if piece_bytes == 0 {
+            u64::MAX
+        } else {
+            piece_bytes
+        };
+        let paced = self.pace.as_ref().map_or(u64::MAX, Pace::piece_bytes);
+        locked(&self.state).piece_bytes = whole.min(paced);
     }
 
     /// Drops what is pending beyond the first `window` bytes.
@@ -229,6 +265,9 @@ impl PrefetchQueue {
     fn cancel_pending(&self) {
         let mut state = locked(&self.state);
         state.outcome.cancelled += bytes_of(&std::mem::take(&mut state.pending));
+        drop(state);
+        // Workers may be waiting for their pace.
+        self.changed.notify_all();
     }
 
     fn end(&self) {
@@ -268,6 +307,8 @@ impl PrefetchQueue {
             kept.extend([before, after].into_iter().filter(|part| !part.is_empty()));
         }
         state.pending = kept;
+        // Workers may be waiting for their pace.
+        self.changed.notify_all();
         let overlap =
             |started: &Range<u64>| started.start.max(range.start)..started.end.min(range.end);
         state

@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::prefault::Memory;
 use crate::transfer::{Transfer, locked};
@@ -102,17 +103,22 @@ impl<'a> Queue<'a> {
     #[must_use]
     pub fn next(&self) -> Option<Task<'_>> {
         loop {
-            if let Some(task) = self.try_next() {
-                return Some(task);
-            }
+            let early = match self.take() {
+                Ok(Some(task)) => return Some(task),
+                Ok(None) => None,
+                Err(early) => Some(early),
+            };
             let waiting = locked(&self.transfer.waiting);
             if self.transfer.is_over() {
                 return None;
             }
-            if locked(&self.pieces).is_empty() {
+            let changed = &self.transfer.changed;
+            if let Some(early) = early {
+                let woken = changed.wait_timeout(waiting, early);
+                drop(woken.unwrap_or_else(PoisonError::into_inner));
+            } else if locked(&self.pieces).is_empty() {
                 drop(
-                    self.transfer
-                        .changed
+                    changed
                         .wait(waiting)
                         .unwrap_or_else(PoisonError::into_inner),
                 );
@@ -120,17 +126,26 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// Takes the next task if there is one right now.
+    /// Takes the next task if there is one right now, and its pace allows it.
     #[must_use]
     pub fn try_next(&self) -> Option<Task<'_>> {
+        self.take().ok().flatten()
+    }
+
+    /// Takes the next task, or tells how much too early that is.
+    fn take(&self) -> Result<Option<Task<'_>>, Duration> {
         if self.transfer.is_stopped() {
-            return None;
+            return Ok(None);
         }
-        let piece = locked(&self.pieces).pop_front()?;
-        Some(Task {
+        let mut pieces = locked(&self.pieces);
+        if let (Some(pace), Some(piece)) = (&self.transfer.pace, pieces.front()) {
+            pace.admit(piece.len as u64)?;
+        }
+        let task = |piece| Task {
             queue: self,
             piece: Some(piece),
-        })
+        };
+        Ok(pieces.pop_front().map(task))
     }
 
     /// The files that tasks read from.

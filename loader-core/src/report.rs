@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::{Landing, Mechanism, Strategy};
+use crate::{HostBuffer, Landing, Mechanism, Strategy};
 
 /// Why a mechanism does not serve a file or a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +60,9 @@ impl Usage {
     }
 }
 
+/// Locking memory, so that it is never swapped out.
+const LOCK: Mechanism = Mechanism::new("lock-memory");
+
 /// What happened during an operation.
 ///
 /// Page faults and peak memory are not asked for operations of up to 1 MiB, where asking would take
@@ -79,6 +82,8 @@ pub struct Report {
     pub fallbacks: Vec<Refusal>,
     /// How the buffers of an uploader were filled, where the operation was an upload.
     pub landing: Option<Landing>,
+    /// Bytes of memory that are locked, where that was asked for.
+    pub locked_bytes: Option<u64>,
     /// Bytes that were in the page cache when the operation began, where that was asked and told.
     pub resident_bytes: Option<u64>,
     /// Page faults of the process without I/O meanwhile, where the system tells.
@@ -87,4 +92,22 @@ pub struct Report {
     pub major_faults: Option<u64>,
     /// The most memory the process has had resident so far, in bytes, where the system tells.
     pub peak_memory: Option<u64>,
+}
+
+impl Report {
+    /// Locks `buffers` in memory as far as the system allows it, and says what came of it.
+    pub fn lock(&mut self, buffers: &[HostBuffer]) {
+        let mut locked = 0;
+        for buffer in buffers {
+            match buffer.lock() {
+                Ok(()) => locked += buffer.len() as u64,
+                Err(error) => {
+                    let reason = format!("{} bytes stay unlocked: {error}", buffer.len());
+                    tracing::debug!(reason, "memory is not locked");
+                    self.fallbacks.push(Refusal::new(LOCK, reason));
+                }
+            }
+        }
+        self.locked_bytes = Some(locked);
+    }
 }

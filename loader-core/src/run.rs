@@ -8,6 +8,7 @@ use crate::budget::{self, Lease};
 use crate::coordinator::{Queues, coordinate};
 use crate::crew::Crew;
 use crate::feeder::{Events, Feeder};
+use crate::pace::Pace;
 use crate::route::{Route, TINY};
 use crate::transfer::{Tally, Transfer};
 use crate::{
@@ -87,7 +88,9 @@ impl<'c> Run<'c> {
         } else {
             0
         };
-        let transfer = Transfer::new(operation.token().cloned(), step, events.0.clone(), tally);
+        let pace = options.pace.map(Pace::new);
+        let token = operation.token().cloned();
+        let transfer = Transfer::new(token, step, events.0.clone(), tally, pace);
 
         let (landed, resident_bytes) = {
             let buffered = Queue::new(&transfer, &files, depth, None);
@@ -145,6 +148,7 @@ impl<'c> Run<'c> {
             chunks: tally.chunks,
             fallbacks: tally.fallbacks,
             landing: None,
+            locked_bytes: None,
             resident_bytes,
             minor_faults: since(after.minor_faults, before.minor_faults),
             major_faults: since(after.major_faults, before.major_faults),

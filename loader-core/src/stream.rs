@@ -13,7 +13,7 @@ use crate::feeder::{Events, FedChunks, Feed, Feeder};
 use crate::transfer::{Event, locked};
 use crate::{
     CancelToken, Copier, Error, HostBuffer, Layout, LoadOptions, Operation, Platform, Report,
-    Result, WeightFile,
+    Result, StreamOrder, WeightFile,
 };
 
 /// One piece of a stream: a tensor's bytes.
@@ -360,9 +360,13 @@ impl Feeder for StreamFeeder<'_> {
         if let Some(ready) = self.landing.remove(&group) {
             self.landed.insert(group, ready);
         }
-        while let Some(ready) = self.landed.remove(&self.given) {
+        let in_turn = self.background.options.stream_order == StreamOrder::Asked;
+        while let Some(next) = self.landed.first_entry() {
+            if in_turn && *next.key() != self.given {
+                break;
+            }
             self.given += 1;
-            if self.background.ready.send(Ok(ready)).is_err() {
+            if self.background.ready.send(Ok(next.remove())).is_err() {
                 return Err(Error::Cancelled);
             }
         }

@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crossbeam::channel::Sender;
 
+use crate::pace::Pace;
 use crate::{CancelToken, Error, Mechanism, Refusal};
 
 /// What the coordinating thread wants to be woken for.
@@ -37,6 +38,7 @@ pub(crate) struct Transfer {
     outstanding: AtomicUsize,
     tally: Mutex<Tally>,
     events: Sender<Event>,
+    pub(crate) pace: Option<Pace>,
     /// What readers waiting for work wait on, in whichever queue.
     pub(crate) waiting: Mutex<()>,
     pub(crate) changed: Condvar,
@@ -66,6 +68,7 @@ impl Transfer {
         progress_step: u64,
         events: Sender<Event>,
         tally: Tally,
+        pace: Option<Pace>,
     ) -> Self {
         Self {
             cancel,
@@ -76,6 +79,7 @@ impl Transfer {
             outstanding: AtomicUsize::new(1),
             tally: Mutex::new(tally),
             events,
+            pace,
             waiting: Mutex::new(()),
             changed: Condvar::new(),
         }

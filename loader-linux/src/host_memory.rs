@@ -6,8 +6,10 @@ use std::ptr::NonNull;
 
 use loader_core::{HostMemory, HostRegion};
 use memmap2::{MmapMut, MmapOptions};
+use rustix::io::Errno;
 use rustix::mm::Advice;
 use rustix::param::page_size;
+use rustix::process::{Resource, getrlimit};
 
 /// The size of a huge page on x86-64 and on 64-bit ARM with pages of 4 KiB. Where it differs, the
 /// alignment does no harm and the kernel decides.
@@ -147,6 +149,21 @@ unsafe impl HostRegion for MappedRegion {
         }
     }
 
+    /// mlock(2), which without `CAP_IPC_LOCK` may lock no more than `RLIMIT_MEMLOCK` allows.
+    fn lock(&self) -> io::Result<()> {
+        let first = self.start().as_ptr();
+        // SAFETY: the region lies within the mapping; locking changes nothing of its contents.
+        // Unmapping it unlocks it.
+        let outcome = unsafe { rustix::mm::mlock(first.cast(), self.len) };
+        let allowed = getrlimit(Resource::Memlock).current;
+        outcome.map_err(|error| match (error, allowed) {
+            (Errno::NOMEM | Errno::PERM | Errno::AGAIN, Some(limit)) => io::Error::other(format!(
+                "{error}; this process may lock {limit} bytes (RLIMIT_MEMLOCK)"
+            )),
+            (error, _) => error.into(),
+        })
+    }
+
     /// `MADV_DONTFORK`: the pages are not in the child at all, so the child must not touch them.
     fn exclude_from_fork(&self, excluded: bool) {
         let advice = if excluded {
@@ -250,6 +267,30 @@ mod tests {
         memory.resize(len, 7);
         assert!(memory.starts_with(b"there before"));
         assert!(memory[12..].iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn locked_memory_is_usable_or_the_limit_is_told() {
+        let mut buffer = HostBuffer::zeroed(&HugePageMemory, 3 << 20).unwrap();
+        match buffer.lock() {
+            Ok(()) => {
+                let status = std::fs::read_to_string("/proc/self/status").unwrap();
+                let locked = status
+                    .lines()
+                    .find(|line| line.starts_with("VmLck:"))
+                    .unwrap();
+                let kib: usize = locked.split_whitespace().nth(1).unwrap().parse().unwrap();
+                assert!(kib >= 3 << 10, "{locked}");
+            }
+            Err(error) => assert!(error.to_string().contains("RLIMIT_MEMLOCK"), "{error}"),
+        }
+        buffer.fill(1);
+        assert!(
+            HostBuffer::zeroed(&HugePageMemory, 0)
+                .unwrap()
+                .lock()
+                .is_ok()
+        );
     }
 
     #[test]

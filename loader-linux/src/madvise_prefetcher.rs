@@ -285,7 +285,7 @@ mod tests {
         let before = mapped();
         let prefetchers: [Arc<dyn Prefetcher>; 1] = [Arc::new(MadvisePrefetcher)];
         let ranges = std::iter::once(0..file.len()).collect();
-        let ahead = loader_core::prefetch(&prefetchers, &system, &file, ranges);
+        let ahead = loader_core::prefetch(&prefetchers, &system, &file, ranges, None);
         ahead.wait(Operation::new()).unwrap();
         assert!(mapped() < before + (48 << 20), "{before} {}", mapped());
     }

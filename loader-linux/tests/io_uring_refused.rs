@@ -120,6 +120,7 @@ fn refused_here() {
         &platform.system,
         &file,
         std::iter::once(0..file.len()).collect(),
+        None,
     )
     .wait(Operation::new())
     .unwrap();

@@ -57,6 +57,7 @@ fn what_was_waited_for_has_arrived() {
             &system,
             &file,
             std::iter::once(0..len).collect(),
+            None,
         );
         let outcome = ahead.wait(Operation::new()).unwrap();
         assert_eq!(outcome.brought, len, "{prefetcher:?}: {outcome:?}");

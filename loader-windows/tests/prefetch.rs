@@ -25,6 +25,7 @@ fn every_byte_is_brought() {
             &platform.system,
             &file,
             vec![range.clone()],
+            None,
         );
         let outcome = ahead.wait(Operation::new()).unwrap();
         assert_eq!(outcome.fallbacks, vec![], "{len} bytes");
@@ -42,7 +43,7 @@ fn scattered_ranges_of_a_slice_are_brought() {
         blob.range(5_000_000..15_000_001).unwrap(),
         blob.range(19_999_999..).unwrap(),
     ];
-    let ahead = loader_core::prefetch(&platform.prefetchers, &platform.system, &blob, ranges);
+    let ahead = loader_core::prefetch(&platform.prefetchers, &platform.system, &blob, ranges, None);
     let outcome = ahead.wait(Operation::new()).unwrap();
     assert_eq!(outcome.brought, 10_000_003);
 }

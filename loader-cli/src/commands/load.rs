@@ -30,6 +30,8 @@ struct Loaded {
     fallbacks: Vec<PassedOver>,
     /// In the page cache when the load began, where that was asked and told.
     resident_bytes: Option<u64>,
+    /// Locked in memory, where that was asked for.
+    locked_bytes: Option<u64>,
     major_faults: Option<u64>,
     minor_faults: Option<u64>,
     peak_memory: Option<u64>,
@@ -84,6 +86,7 @@ pub(crate) fn run(arguments: &Load, output: &Output) -> Result<(), Failure> {
         chunks: named(&report),
         fallbacks: report.fallbacks.iter().map(PassedOver::from).collect(),
         resident_bytes: report.resident_bytes,
+        locked_bytes: report.locked_bytes,
         major_faults: report.major_faults,
         minor_faults: report.minor_faults,
         peak_memory: report.peak_memory,
@@ -138,6 +141,9 @@ fn describe(loaded: &Loaded, elapsed: Duration) -> String {
     for fallback in &loaded.fallbacks {
         let PassedOver { mechanism, reason } = fallback;
         lines.push(format!("  without {mechanism}: {reason}"));
+    }
+    if let Some(locked) = loaded.locked_bytes {
+        lines.push(format!("  locked in memory: {}", units::bytes(locked)));
     }
     if let (Some(major), Some(minor)) = (loaded.major_faults, loaded.minor_faults) {
         lines.push(format!("  page faults: {major} with I/O, {minor} without"));

@@ -7,7 +7,7 @@ use serde::Serialize;
 use weightloader::{Loader, WeightFile};
 
 use super::load::PassedOver;
-use crate::arguments::Files;
+use crate::arguments::Prefetch;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::progress::Bar;
@@ -32,11 +32,16 @@ struct Prefetched {
     resident_after: Option<f64>,
 }
 
-pub(crate) fn run(arguments: &Files, output: &Output) -> Result<(), Failure> {
-    let loader = Loader::new()?;
-    let files = cache::files(&arguments.path)?;
+pub(crate) fn run(arguments: &Prefetch, output: &Output) -> Result<(), Failure> {
+    let mut builder = Loader::builder();
+    if let Some(pace) = arguments.pace {
+        builder = builder.pace(pace.as_u64());
+    }
+    let loader = builder.build()?;
+    let path = &arguments.files.path;
+    let files = cache::files(path)?;
     let mut prefetched = Prefetched {
-        path: arguments.path.display().to_string(),
+        path: path.display().to_string(),
         bytes: cache::total(&files),
         ..Prefetched::default()
     };

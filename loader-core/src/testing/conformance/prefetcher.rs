@@ -44,7 +44,7 @@ const LEN: usize = (5 << 20) + 321;
 
 impl Suite<'_> {
     fn start(&self, file: &WeightFile, ranges: Vec<Range<u64>>) -> Prefetch {
-        crate::prefetch(&self.prefetchers, self.system, file, ranges)
+        crate::prefetch(&self.prefetchers, self.system, file, ranges, None)
     }
 
     fn start_whole(&self, file: &WeightFile) -> Prefetch {
