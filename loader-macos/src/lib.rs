@@ -1,39 +1,38 @@
-//! macOS mechanisms of `weightloader`: readahead by madvise(2) and by `F_RDADVISE`, residency by
-//! mincore(2), page-aligned memory.
+//! macOS mechanisms of `weightloader`: readahead by madvise(2) and by `F_RDADVISE`, reads with
+//! `F_NOCACHE`, residency by mincore(2), page-aligned memory.
 //!
-//! Empty on other systems. It is type-checked but not yet run on macOS; what decides anything here
-//! (pieces, rounding, counting) is in `loader-core`, where it is tested on every system.
-#![cfg(target_vendor = "apple")]
+//! Empty on other systems, but for its tests: what decides anything here and can be computed
+//! without the system is in modules that are compiled and tested everywhere. The rest is
+//! type-checked, linted and linked, and not yet run on macOS.
 
+#[cfg(any(target_vendor = "apple", test))]
+mod calls;
+#[cfg(any(target_vendor = "apple", test))]
+mod pages;
+#[cfg(any(target_vendor = "apple", test))]
+mod statistics;
+
+#[cfg(target_vendor = "apple")]
 mod advisory_read;
+#[cfg(target_vendor = "apple")]
+mod host_statistics;
+#[cfg(target_vendor = "apple")]
+mod madvise_prefetcher;
+#[cfg(target_vendor = "apple")]
 mod mapping;
+#[cfg(target_vendor = "apple")]
 mod memory;
+#[cfg(target_vendor = "apple")]
+mod nocache_reader;
+#[cfg(target_vendor = "apple")]
+mod platform;
+#[cfg(target_vendor = "apple")]
+mod sysctl;
+#[cfg(target_vendor = "apple")]
 mod system;
 
-use std::sync::Arc;
-
-use loader_core::{Mechanism, Platform, PositionalReader, Refusal};
-
-pub use advisory_read::AdvisoryReadPrefetcher;
-pub use mapping::MadvisePrefetcher;
-pub use memory::AnonymousMemory;
-
-/// The mechanisms of this system.
-#[must_use]
-pub fn platform() -> Platform {
-    Platform {
-        name: "macOS",
-        prefetchers: vec![
-            Arc::new(MadvisePrefetcher),
-            Arc::new(AdvisoryReadPrefetcher),
-        ],
-        buffered: Arc::new(PositionalReader::new()),
-        direct: Err(Refusal::new(
-            Mechanism::DIRECT,
-            "reads with F_NOCACHE are not implemented yet",
-        )),
-        memory: Arc::new(AnonymousMemory),
-        system: Arc::new(system::MacSystem),
-        refusals: Vec::new(),
-    }
-}
+#[cfg(target_vendor = "apple")]
+pub use {
+    advisory_read::AdvisoryReadPrefetcher, madvise_prefetcher::MadvisePrefetcher,
+    memory::AnonymousMemory, nocache_reader::NocacheReader, platform::platform, system::MacSystem,
+};

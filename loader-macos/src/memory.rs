@@ -6,9 +6,13 @@ use std::ptr::NonNull;
 
 use loader_core::{HostMemory, HostRegion};
 use memmap2::{MmapMut, MmapRaw};
+use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+use rustix::process::{Resource, getrlimit};
 
-/// Anonymous mappings: page-aligned (16 KiB on Apple silicon) and zeroed.
+use crate::{pages, sysctl};
+
+/// Anonymous mappings: zeroed whole pages (of 16 KiB on Apple silicon).
 ///
 /// They are not faulted in ahead: the system has no call that does so without writing to them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,7 +21,9 @@ pub struct AnonymousMemory;
 
 impl HostMemory for AnonymousMemory {
     fn allocate(&self, len: usize) -> io::Result<Box<dyn HostRegion>> {
-        let mapping = MmapRaw::from(MmapMut::map_anon(len)?);
+        let whole = pages::rounded_up(len, rustix::param::page_size())
+            .ok_or_else(|| io::Error::other("more than the address space holds"))?;
+        let mapping = MmapRaw::from(MmapMut::map_anon(whole)?);
         Ok(Box::new(AnonymousRegion { mapping }))
     }
 
@@ -42,20 +48,17 @@ unsafe impl HostRegion for AnonymousRegion {
     }
 
     fn release(&mut self, range: Range<usize>) {
-        let page_bytes = rustix::param::page_size();
-        let start = range.start.next_multiple_of(page_bytes);
-        let end = range.end.min(self.len()) / page_bytes * page_bytes;
-        if start >= end {
+        let pages = pages::within(range, self.len(), rustix::param::page_size());
+        if pages.is_empty() {
             return;
         }
-        // SAFETY: `start` lies within the mapping.
-        let first = unsafe { self.mapping.as_mut_ptr().add(start) };
+        let first = self.mapping.as_mut_ptr().wrapping_add(pages.start);
         // SAFETY: these whole pages belong to this region, which is borrowed exclusively; they are
         // replaced by zeroed ones of the same protection, and unmapped together with the rest.
         let replaced = unsafe {
             mmap_anonymous(
                 first.cast(),
-                end - start,
+                pages.len(),
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::PRIVATE | MapFlags::FIXED,
             )
@@ -63,6 +66,28 @@ unsafe impl HostRegion for AnonymousRegion {
         if let Err(error) = replaced {
             tracing::debug!(%error, "memory was not given back");
         }
+    }
+
+    /// mlock(2), which may lock as much as `RLIMIT_MEMLOCK` and the kernel's own limit allow (XNU,
+    /// `osfmk/vm/vm_map.c`, `add_wire_counts`).
+    fn lock(&self) -> io::Result<()> {
+        let first = self.mapping.as_mut_ptr();
+        // SAFETY: the range is this region's mapping; locking changes nothing of its contents, and
+        // unmapping unlocks it.
+        let locked = unsafe { rustix::mm::mlock(first.cast(), self.mapping.len()) };
+        locked.map_err(|error| {
+            let limits = [
+                getrlimit(Resource::Memlock).current,
+                sysctl::number(c"vm.user_wire_limit"),
+            ];
+            match (error, limits.into_iter().flatten().min()) {
+                (Errno::AGAIN | Errno::NOMEM, Some(limit)) => io::Error::other(format!(
+                    "{error}; this process may lock {limit} bytes (RLIMIT_MEMLOCK and \
+                     vm.user_wire_limit)"
+                )),
+                _ => error.into(),
+            }
+        })
     }
 
     fn exclude_from_fork(&self, excluded: bool) {

@@ -1,8 +1,6 @@
-//! What macOS tells about memory and caches.
+//! What the system tells and does about memory and caches.
 
-use std::ffi::CStr;
-use std::io;
-use std::mem::{MaybeUninit, size_of};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use loader_core::{
@@ -10,22 +8,18 @@ use loader_core::{
 };
 use rustix::mm;
 
-use crate::mapping;
+use crate::mapping::{self, Mapping};
+use crate::{host_statistics, sysctl};
 
-/// The system calls behind [`System`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MacSystem;
+/// macOS, or another system of the same kernel.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "it has no state")]
+pub struct MacSystem;
 
 impl System for MacSystem {
-    /// Free pages, pages of files and pages that programs offered to lose.
     fn available_memory(&self) -> Option<u64> {
-        let pages = [
-            c"vm.page_free_count",
-            c"vm.page_pageable_external_count",
-            c"vm.page_purgeable_count",
-        ];
-        let count = pages.into_iter().map(number).sum::<Option<u64>>()?;
-        count.checked_mul(rustix::param::page_size() as u64)
+        let counts = host_statistics::page_counts()?;
+        Some(counts.available(host_statistics::kernel_page_bytes() as u64))
     }
 
     fn usage(&self) -> Usage {
@@ -49,10 +43,17 @@ impl System for MacSystem {
         mapping::residency(file, range, granularity)
     }
 
-    fn evict(&self, _file: &WeightFile, _range: Range<u64>) -> Result<()> {
-        Err(Error::Unsupported {
-            mechanism: Mechanism::new("evict"),
-            reason: "macOS has no call that drops one file's pages; purge(8) drops all".to_owned(),
+    /// Drops whole pages, those included that `range` only touches and those that others have
+    /// mapped, who then fault them in again. Dirty ones are written to the device first.
+    fn evict(&self, file: &WeightFile, range: Range<u64>) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let dropped = Mapping::of(file).and_then(|mapping| mapping.evict(&range));
+        dropped.map_err(|source| Error::Io {
+            path: file.path().to_path_buf(),
+            action: "drop from the page cache",
+            source,
         })
     }
 
@@ -78,9 +79,13 @@ impl System for MacSystem {
         let bytes =
             |name, bytes: Option<u64>| bytes.map(|bytes| Fact::new(name, format!("{bytes} bytes")));
         [
-            text(c"kern.osproductversion").map(|version| Fact::new("macos", version)),
+            sysctl::text(c"kern.osproductversion").map(|version| Fact::new("macos", version)),
             bytes("page_size", Some(rustix::param::page_size() as u64)),
-            bytes("memory", number(c"hw.memsize")),
+            bytes(
+                "kernel_page_size",
+                Some(host_statistics::kernel_page_bytes() as u64),
+            ),
+            bytes("memory", sysctl::number(c"hw.memsize")),
             bytes("available_memory", self.available_memory()),
         ]
         .into_iter()
@@ -98,47 +103,17 @@ impl System for MacSystem {
             .flat_map(|byte| byte.to_ne_bytes())
             .take_while(|byte| *byte != 0)
             .collect();
+        let place = if is_local(file) { "local" } else { "network" };
         vec![
             Fact::new("filesystem", String::from_utf8_lossy(&name)),
+            Fact::new("volume", place),
             Fact::new("preferred_read", format!("{} bytes", found.f_iosize)),
         ]
     }
 }
 
-/// An unsigned number that sysctl(3) tells, of 4 or 8 bytes.
-fn number(name: &CStr) -> Option<u64> {
-    let mut bytes = [0; size_of::<u64>()];
-    match read(name, &mut bytes).ok()? {
-        // Little-endian on every Mac that Rust runs on.
-        4 | 8 => Some(u64::from_le_bytes(bytes)),
-        _ => None,
-    }
-}
-
-/// A line of text that sysctl(3) tells.
-fn text(name: &CStr) -> Option<String> {
-    let mut bytes = [0; 256];
-    let len = read(name, &mut bytes).ok()?;
-    let text = CStr::from_bytes_until_nul(&bytes[..len]).ok()?;
-    Some(text.to_string_lossy().into_owned())
-}
-
-/// Reads what sysctl(3) tells under `name` to the front of `buffer`; returns its length.
-fn read(name: &CStr, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut len = buffer.len();
-    // SAFETY: the name ends with a nul; the system writes at most `len` bytes to the buffer and
-    // then how many there were to `len`; nothing is set.
-    let told = unsafe {
-        libc::sysctlbyname(
-            name.as_ptr(),
-            buffer.as_mut_ptr().cast(),
-            &raw mut len,
-            std::ptr::null_mut(),
-            0,
-        )
-    };
-    match told {
-        0 => Ok(len.min(buffer.len())),
-        _ => Err(io::Error::last_os_error()),
-    }
+/// Whether `file` lies on a volume of this machine; `true` where nobody tells.
+pub(crate) fn is_local(file: &WeightFile) -> bool {
+    let local = libc::MNT_LOCAL.unsigned_abs();
+    rustix::fs::fstatfs(file.file()).map_or(true, |found| found.f_flags & local != 0)
 }

@@ -14,6 +14,13 @@ fn the_buffered_reader() {
 }
 
 #[test]
+fn the_uncached_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    let reader = loader_macos::platform().direct.unwrap();
+    conformance::reader(&reader, folder.path());
+}
+
+#[test]
 fn every_prefetcher() {
     let platform = loader_macos::platform();
     for prefetcher in &platform.prefetchers {
