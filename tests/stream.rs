@@ -13,7 +13,9 @@ use checkpoints::Written;
 use loader_core::Platform;
 use loader_core::testing::{Fault, FaultyReader, Residency, Watchdog, platform};
 use proptest::prelude::*;
-use weightloader::{Error, Loader, LoaderBuilder, Mechanism, Strategy as Reading, TensorStream};
+use weightloader::{
+    Error, Loader, LoaderBuilder, Mechanism, Strategy as Reading, StreamOrder, TensorStream,
+};
 
 fn stream(builder: LoaderBuilder, written: &Written) -> TensorStream {
     let loader = builder.build().unwrap();
@@ -91,6 +93,40 @@ proptest! {
         let report = stream.report();
         prop_assert!(report.is_some_and(|report| report.bytes >= written.bytes()));
     }
+}
+
+#[test]
+fn what_lands_first_comes_first_where_that_is_asked_for() {
+    let _watchdog = Watchdog::over("a stream in the order of landing");
+    // Each is a group of its own.
+    let written = Written::single(&[9 << 20; 4]);
+    let mut orders = Vec::new();
+    for seed in 0..8 {
+        let faulty = Arc::new(FaultyReader::new(Mechanism::DIRECT, seed).holding(12));
+        let builder = reading_by(&faulty).chunk_bytes(4 << 20);
+        let stream = stream(builder.stream_order(StreamOrder::Landed), &written);
+        let mut order = Vec::new();
+        for tensor in stream {
+            let tensor = tensor.unwrap();
+            let (index, (_, bytes)) = written
+                .tensors
+                .iter()
+                .enumerate()
+                .find(|(_, (name, _))| name == tensor.name())
+                .unwrap();
+            assert!(tensor.bytes() == bytes);
+            order.push(index);
+        }
+        let mut each = order.clone();
+        each.sort_unstable();
+        assert_eq!(each, [0, 1, 2, 3]);
+        orders.push(order);
+    }
+    // The reader shuffles what it holds, so that not all can be in the order asked for.
+    assert!(
+        orders.iter().any(|order| order != &[0, 1, 2, 3]),
+        "{orders:?}"
+    );
 }
 
 #[test]

@@ -84,15 +84,17 @@ impl Prefetcher for GatedPrefetcher {
                     .unwrap_or_else(PoisonError::into_inner);
             }
             state.allowed = state.allowed.saturating_sub(1);
+            let open = state.open;
+            // The next piece may have to be waited for.
+            drop(state);
             let Some(piece) = queue.next() else {
-                if state.open {
+                if open {
                     return Ok(());
                 }
                 continue;
             };
             queue.done(&piece);
-            state.taken.push(piece);
-            drop(state);
+            locked(&self.state).taken.push(piece);
             self.changed.notify_all();
         }
     }
