@@ -10,6 +10,7 @@ export CARGO_TARGET_DIR=$cache/address-sanitizer
 # -Zsanitizer is not stable yet; its runtime comes with the stable standard library all the same.
 export RUSTC_BOOTSTRAP=1
 export RUSTFLAGS=-Zsanitizer=address
+export LSAN_OPTIONS=suppressions=$PWD/ci/expected-leaks.txt:print_suppressions=0
 
 packages=()
 for package in "$@"; do packages+=(--package "$package"); done
