@@ -33,6 +33,7 @@
 //! | `io-uring` | yes | direct reads with a deep queue and readahead through io_uring, on Linux |
 //! | `safetensors` | yes | safetensors files and folders with `model.safetensors.index.json` |
 //! | `gguf` | yes | GGUF files, versions 2 and 3, split files included |
+//! | `vulkan` | no | uploads into the buffers of a GPU: `weightloader::vulkan` |
 //!
 //! # Known limits
 //!
@@ -66,6 +67,9 @@ pub use platform::platform;
 pub use read_request::ReadRequest;
 pub use stream::{StreamedTensor, TensorStream};
 pub use upload::Uploaded;
+
+#[cfg(feature = "vulkan")]
+pub use loader_vulkan as vulkan;
 
 /// The traits and types that readers, prefetchers and uploaders are written with.
 pub mod core {

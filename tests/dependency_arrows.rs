@@ -60,9 +60,19 @@ fn formats_need_core_alone() {
 }
 
 #[test]
-fn the_face_needs_core_formats_and_the_crate_of_its_system() {
+fn uploaders_of_devices_need_core_alone() {
+    for (target, _) in SYSTEMS {
+        let Some(found) = members_below("loader-vulkan", target, Depth::Whole) else {
+            return;
+        };
+        assert_eq!(found, names(["loader-core"]), "loader-vulkan on {target}");
+    }
+}
+
+#[test]
+fn the_face_needs_core_formats_uploaders_and_the_crate_of_its_system() {
     for (target, own) in SYSTEMS {
-        let expected = names(["loader-core", "loader-formats", own]);
+        let expected = names(["loader-core", "loader-formats", "loader-vulkan", own]);
         for depth in [Depth::Direct, Depth::Whole] {
             let Some(found) = members_below("weightloader", target, depth) else {
                 return;

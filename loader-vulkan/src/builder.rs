@@ -1,0 +1,146 @@
+//! Options of an uploader.
+
+use std::fmt;
+
+use ash::vk;
+use loader_core::{Error, Result};
+
+use crate::gpu::Gpu;
+use crate::own_device;
+use crate::ring::RingSize;
+use crate::shared_device::SharedDevice;
+use crate::slice::BufferSlice;
+use crate::uploader::VulkanUploader;
+use crate::way::Way;
+
+/// Gives one part of a buffer for each length.
+pub(crate) type BufferSource = Box<dyn FnMut(&[usize]) -> Result<Vec<BufferSlice>, String> + Send>;
+
+/// Options of a [`VulkanUploader`]; nothing is required.
+#[must_use = "a builder does nothing until it builds"]
+pub struct VulkanUploaderBuilder {
+    pub(crate) way: Way,
+    pub(crate) ring: RingSize,
+    pub(crate) usage: vk::BufferUsageFlags,
+    pub(crate) release_to: Option<u32>,
+    pub(crate) waits: bool,
+    pub(crate) buffers: Option<BufferSource>,
+}
+
+impl Default for VulkanUploaderBuilder {
+    fn default() -> Self {
+        Self {
+            way: Way::Auto,
+            ring: RingSize {
+                slots: VulkanUploader::DEFAULT_SLOTS,
+                slot_bytes: VulkanUploader::DEFAULT_SLOT_BYTES,
+            },
+            usage: vk::BufferUsageFlags::STORAGE_BUFFER,
+            release_to: None,
+            waits: true,
+            buffers: None,
+        }
+    }
+}
+
+impl VulkanUploaderBuilder {
+    /// How weights go to the device; by default whichever way it serves best.
+    pub fn way(mut self, way: Way) -> Self {
+        self.way = way;
+        self
+    }
+
+    /// The staging slots, 1 to 4096 of them, and the bytes of each, a multiple of 4096 from 8192
+    /// on.
+    pub fn ring(mut self, slots: usize, slot_bytes: usize) -> Self {
+        self.ring = RingSize { slots, slot_bytes };
+        self
+    }
+
+    /// What buffers that are made here will be used for, besides being copied from and to; by
+    /// default `STORAGE_BUFFER`. `SHADER_DEVICE_ADDRESS` needs its feature to be enabled on the
+    /// device, so a shared one.
+    pub fn usage(mut self, usage: vk::BufferUsageFlags) -> Self {
+        self.usage = usage;
+        self
+    }
+
+    /// Releases the buffers to this queue family once they are staged, where it is not that of the
+    /// uploader's queue. Whoever uses them acquires them by
+    /// [`VulkanUploader::acquire_barriers`].
+    pub fn release_to(mut self, queue_family: u32) -> Self {
+        self.release_to = Some(queue_family);
+        self
+    }
+
+    /// Lets an upload return before the device has done its last copies: others wait for
+    /// [`VulkanUploader::ready`], on a queue say. What the device then fails with is told to them.
+    pub fn without_waiting(mut self) -> Self {
+        self.waits = false;
+        self
+    }
+
+    /// Uploads into buffers of the caller's: `buffers` is called with the lengths wanted, in bytes,
+    /// and gives a part of a buffer for each, at least as long. What it fails with fails the
+    /// upload.
+    ///
+    /// # Safety
+    /// The buffers belong to the device that the uploader is built on, hold the parts, were made
+    /// with `TRANSFER_DST` and bound to memory; the parts do not overlap. From then on until the
+    /// upload is over and the device has done with it (see [`VulkanUploader::ready`]) they live,
+    /// and nobody else uses the parts. Buffers that are not shared between queue families belong to
+    /// that of the uploader's queue, or hold nothing of value in these parts.
+    pub unsafe fn buffers(
+        mut self,
+        buffers: impl FnMut(&[usize]) -> Result<Vec<BufferSlice>, String> + Send + 'static,
+    ) -> Self {
+        self.buffers = Some(Box::new(buffers));
+        self
+    }
+
+    /// An uploader with a device of its own: the best there is, a card before what shares the
+    /// host's memory, a program last.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where there is no Vulkan library, driver or device;
+    /// [`Error::InvalidOption`].
+    pub fn build(self) -> Result<VulkanUploader> {
+        self.check()?;
+        let (device, own) = own_device::open()?;
+        Ok(VulkanUploader::with(self, Gpu::new(device, Some(own))))
+    }
+
+    /// An uploader on a device of the caller's.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`].
+    pub fn build_on(self, device: SharedDevice) -> Result<VulkanUploader> {
+        self.check()?;
+        Ok(VulkanUploader::with(self, Gpu::new(device, None)))
+    }
+
+    fn check(&self) -> Result<()> {
+        let RingSize { slots, slot_bytes } = self.ring;
+        if (1..=4096).contains(&slots) && slot_bytes >= 8192 && slot_bytes % 4096 == 0 {
+            return Ok(());
+        }
+        Err(Error::InvalidOption {
+            option: "ring",
+            value: format!("{slots} slots of {slot_bytes} bytes"),
+            expected: "1 to 4096 slots of multiples of 4096 bytes, from 8192 on",
+        })
+    }
+}
+
+impl fmt::Debug for VulkanUploaderBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VulkanUploaderBuilder")
+            .field("way", &self.way)
+            .field("ring", &self.ring)
+            .field("usage", &self.usage)
+            .field("release_to", &self.release_to)
+            .field("waits", &self.waits)
+            .field("buffers", &self.buffers.is_some())
+            .finish()
+    }
+}
