@@ -13,7 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// assert!(seen_elsewhere.is_cancelled());
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct CancelToken(Arc<AtomicBool>);
+pub struct CancelToken(Arc<Cancellation>);
+
+#[derive(Debug, Default)]
+struct Cancellation {
+    cancelled: AtomicBool,
+    parent: Option<CancelToken>,
+}
 
 impl CancelToken {
     /// A token that is not cancelled.
@@ -22,15 +28,35 @@ impl CancelToken {
         Self::default()
     }
 
-    /// Asks every operation that holds this token to stop. What is in flight is still waited for.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Release);
+    /// A token that this one cancels too, but that does not cancel this one: for one of several
+    /// operations that share a token.
+    ///
+    /// ```
+    /// let all = loader_core::CancelToken::new();
+    /// let (one, another) = (all.child(), all.child());
+    /// one.cancel();
+    /// assert!(one.is_cancelled() && !another.is_cancelled());
+    /// all.cancel();
+    /// assert!(another.is_cancelled());
+    /// ```
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self(Arc::new(Cancellation {
+            cancelled: AtomicBool::new(false),
+            parent: Some(self.clone()),
+        }))
     }
 
-    /// Whether [`cancel`](Self::cancel) was called.
+    /// Asks every operation that holds this token to stop. What is in flight is still waited for.
+    pub fn cancel(&self) {
+        self.0.cancelled.store(true, Ordering::Release);
+    }
+
+    /// Whether [`cancel`](Self::cancel) was called, of this token or of one that it is a child of.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        let Cancellation { cancelled, parent } = &*self.0;
+        cancelled.load(Ordering::Acquire) || parent.as_ref().is_some_and(Self::is_cancelled)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::stream::check_items;
 use crate::transfer::{Event, locked};
 use crate::{
     CancelToken, Copier, Error, Extent, LoadOptions, Mechanism, Operation, Platform, Report,
-    Result, StreamItem, WeightFile,
+    Result, StreamItem, StreamOrder, WeightFile,
 };
 
 /// A part keeps its place within a block of so many bytes between file and slot, so that direct
@@ -59,8 +59,8 @@ pub struct FilledSlot {
     pub item_offset: u64,
 }
 
-/// Items of files, in order, through slots of the caller's: for those who copy on to a device from
-/// a few pinned buffers.
+/// Items of files, in the [order](StreamOrder) that the options choose, through slots of the
+/// caller's: for those who copy on to a device from a few pinned buffers.
 ///
 /// Items longer than a slot come in parts; those without bytes do not come at all. A slot is the
 /// caller's from [`next`](Self::next) until [`release`](Self::release), in whatever order; the
@@ -102,7 +102,7 @@ pub struct FilledSlot {
 pub struct SlotStream {
     ready: Receiver<Result<FilledSlot>>,
     shared: Arc<Shared>,
-    background: Option<JoinHandle<()>>,
+    background: Mutex<Option<JoinHandle<()>>>,
     process: u32,
 }
 
@@ -183,7 +183,7 @@ impl SlotStream {
             Ok(background) => Ok(Self {
                 ready,
                 shared,
-                background: Some(background),
+                background: Mutex::new(Some(background)),
                 process: std::process::id(),
             }),
             Err(error) => Err(Error::Unsupported {
@@ -253,11 +253,26 @@ impl SlotStream {
         Ok(())
     }
 
-    /// Stops the stream without waiting. What was given stays the caller's.
+    /// Stops the stream without waiting. What was given stays the caller's until it is released or
+    /// the stream is dropped.
     pub fn cancel(&self) {
         self.shared.cancel.cancel();
         if !self.is_foreign() {
             let _ = self.shared.wake.send(Event::Room);
+        }
+    }
+
+    /// Stops the stream, and waits until nothing is written to its slots any more: what dropping it
+    /// does, for those who share it.
+    pub fn stop(&self) {
+        self.cancel();
+        if self.is_foreign() {
+            return;
+        }
+        // Whoever comes second waits for the lock, and so for the thread too.
+        if let Some(background) = locked(&self.background).take() {
+            // A panic in it is told by `next`.
+            let _ = background.join();
         }
     }
 
@@ -277,17 +292,12 @@ impl SlotStream {
 
 impl Drop for SlotStream {
     fn drop(&mut self) {
+        self.stop();
         if self.is_foreign() {
             // Channels may be locked for ever in a forked child, and the thread is not there.
-            std::mem::forget(self.background.take());
             let ready = std::mem::replace(&mut self.ready, crossbeam::channel::never());
             std::mem::forget(ready);
-            return;
-        }
-        self.cancel();
-        if let Some(background) = self.background.take() {
-            // A panic in it was told by `next`.
-            let _ = background.join();
+            std::mem::forget(std::mem::take(&mut self.background));
         }
     }
 }
@@ -452,9 +462,13 @@ impl Feeder for SlotFeeder<'_> {
         if let Some(filled) = self.landing.remove(&group) {
             self.landed.insert(group, filled);
         }
-        while let Some(filled) = self.landed.remove(&self.given) {
+        let in_turn = self.background.options.stream_order == StreamOrder::Asked;
+        while let Some(next) = self.landed.first_entry() {
+            if in_turn && *next.key() != self.given {
+                break;
+            }
             self.given += 1;
-            if self.background.ready.send(Ok(filled)).is_err() {
+            if self.background.ready.send(Ok(next.remove())).is_err() {
                 return Err(Error::Cancelled);
             }
         }
