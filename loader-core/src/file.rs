@@ -84,7 +84,7 @@ impl WeightFile {
         };
         check_regular(&path, &metadata)?;
         let len = metadata.len();
-        let id = FileId::of(&metadata, &path);
+        let id = FileId::of(&file, &metadata, &path);
         Ok(Self {
             inner: Arc::new(OpenFile {
                 file,

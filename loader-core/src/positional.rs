@@ -41,14 +41,17 @@ pub(crate) enum FileId {
     /// Device and inode.
     #[cfg_attr(not(unix), expect(dead_code, reason = "only Unix has inodes"))]
     Inode(u64, u64),
+    /// Volume and the file's number there.
+    #[cfg_attr(not(windows), expect(dead_code, reason = "only Windows has these"))]
+    Volume(u64, u128),
     /// The path it was opened by.
     #[cfg_attr(unix, expect(dead_code, reason = "Unix has inodes"))]
     Path(std::path::PathBuf),
 }
 
 impl FileId {
-    pub(crate) fn of(metadata: &Metadata, path: &Path) -> Self {
-        system::file_id(metadata, path)
+    pub(crate) fn of(file: &File, metadata: &Metadata, path: &Path) -> Self {
+        system::file_id(file, metadata, path)
     }
 }
 
@@ -78,7 +81,7 @@ mod system {
         Ok(File::from(borrowed.try_clone_to_owned()?))
     }
 
-    pub(super) fn file_id(metadata: &Metadata, _path: &Path) -> FileId {
+    pub(super) fn file_id(_file: &File, metadata: &Metadata, _path: &Path) -> FileId {
         FileId::Inode(metadata.dev(), metadata.ino())
     }
 }
@@ -87,9 +90,13 @@ mod system {
 mod system {
     use super::{File, FileId, MaybeUninit, Metadata, Path, io};
     use std::os::windows::io::{AsRawHandle, BorrowedHandle};
-    use windows_sys::Win32::Foundation::ERROR_HANDLE_EOF;
-    use windows_sys::Win32::Storage::FileSystem::ReadFile;
-    use windows_sys::Win32::System::IO::{OVERLAPPED, OVERLAPPED_0, OVERLAPPED_0_0};
+    use windows_sys::Win32::Foundation::{ERROR_HANDLE_EOF, ERROR_IO_INCOMPLETE, ERROR_IO_PENDING};
+    use windows_sys::Win32::Storage::FileSystem::{
+        FILE_ID_INFO, FileIdInfo, GetFileInformationByHandleEx, ReadFile,
+    };
+    use windows_sys::Win32::System::IO::{
+        GetOverlappedResult, OVERLAPPED, OVERLAPPED_0, OVERLAPPED_0_0,
+    };
 
     pub(super) fn read_at(
         file: &File,
@@ -116,8 +123,8 @@ mod system {
             hEvent: std::ptr::null_mut(),
         };
         // SAFETY: the handle is open for as long as `file` is borrowed; `buffer` is valid for
-        // writes of `len` bytes; std opens files without FILE_FLAG_OVERLAPPED, so the call returns
-        // only when the read is over and keeps neither pointer.
+        // writes of `len` bytes. Neither it nor `overlapped` is used any more once the read is
+        // over, which is waited for below where the call does not.
         let done = unsafe {
             ReadFile(
                 file.as_raw_handle(),
@@ -130,22 +137,57 @@ mod system {
         if done != 0 {
             return Ok(read as usize);
         }
-        let error = io::Error::last_os_error();
-        match error.raw_os_error() {
-            Some(code) if u32::try_from(code) == Ok(ERROR_HANDLE_EOF) => Ok(0),
-            _ => Err(error),
+        let mut error = io::Error::last_os_error();
+        // A handle that somebody opened with FILE_FLAG_OVERLAPPED. Another read through it may end
+        // the wait early.
+        while is(&error, ERROR_IO_PENDING) || is(&error, ERROR_IO_INCOMPLETE) {
+            // SAFETY: the handle is open, and `overlapped` is that of the read just begun.
+            let done = unsafe {
+                GetOverlappedResult(
+                    file.as_raw_handle(),
+                    &raw const overlapped,
+                    &raw mut read,
+                    1,
+                )
+            };
+            if done != 0 {
+                return Ok(read as usize);
+            }
+            error = io::Error::last_os_error();
         }
+        if is(&error, ERROR_HANDLE_EOF) {
+            return Ok(0);
+        }
+        Err(error)
+    }
+
+    fn is(error: &io::Error, code: u32) -> bool {
+        error.raw_os_error().map(u32::try_from) == Some(Ok(code))
     }
 
     pub(super) unsafe fn duplicate(handle: isize) -> io::Result<File> {
-        let handle = std::ptr::with_exposed_provenance_mut(handle.cast_unsigned());
+        let handle =
+            std::ptr::with_exposed_provenance_mut(usize::from_ne_bytes(handle.to_ne_bytes()));
         // SAFETY: the caller keeps the handle open; if it is none at all, duplicating it is a plain
         // error.
         let borrowed = unsafe { BorrowedHandle::borrow_raw(handle) };
         Ok(File::from(borrowed.try_clone_to_owned()?))
     }
 
-    pub(super) fn file_id(_metadata: &Metadata, path: &Path) -> FileId {
+    pub(super) fn file_id(file: &File, _metadata: &Metadata, path: &Path) -> FileId {
+        let mut id = FILE_ID_INFO::default();
+        let room = u32::try_from(size_of::<FILE_ID_INFO>()).unwrap_or_default();
+        // SAFETY: the handle is open for as long as `file` is borrowed, and the system writes at
+        // most as many bytes as it is told there is room for.
+        let told = unsafe {
+            let id = (&raw mut id).cast();
+            GetFileInformationByHandleEx(file.as_raw_handle(), FileIdInfo, id, room)
+        };
+        if told != 0 {
+            let number = u128::from_le_bytes(id.FileId.Identifier);
+            return FileId::Volume(id.VolumeSerialNumber, number);
+        }
+        // Some network filesystems number no files.
         FileId::Path(std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()))
     }
 }

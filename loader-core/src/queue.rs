@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
@@ -248,14 +249,21 @@ impl<'q> Task<'q> {
 
     /// Performs one positional read of at most `at_most` bytes through the page cache, as
     /// `mechanism`, and tells the outcome.
-    pub fn read(mut self, mechanism: Mechanism, at_most: usize) {
+    pub fn read(self, mechanism: Mechanism, at_most: usize) {
+        let file = self.file().file();
+        self.read_through(file, mechanism, at_most);
+    }
+
+    /// As [`read`](Self::read), but by way of `file`, another handle to the task's file: for
+    /// systems that make reads through one handle wait for each other.
+    pub fn read_through(mut self, file: &File, mechanism: Mechanism, at_most: usize) {
         let offset = self.offset();
         let len = self.len().min(at_most);
         let start = self.destination().as_ptr().cast::<MaybeUninit<u8>>();
         // SAFETY: the piece is the only way to its destination, which is valid for writes of its
         // length.
         let buffer = unsafe { std::slice::from_raw_parts_mut(start, len) };
-        match positional::read_at(self.file().file(), buffer, offset) {
+        match positional::read_at(file, buffer, offset) {
             Ok(filled) => self.advance(mechanism, filled),
             Err(error) => self.fail(error),
         }

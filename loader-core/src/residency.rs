@@ -27,6 +27,7 @@ pub struct ResidencyRun {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResidencyMap {
     runs: Vec<ResidencyRun>,
+    estimated: bool,
 }
 
 impl ResidencyMap {
@@ -37,18 +38,35 @@ impl ResidencyMap {
             runs.windows(2)
                 .all(|pair| pair[0].range.end <= pair[1].range.start)
         );
-        Self { runs }
+        Self {
+            runs,
+            estimated: false,
+        }
+    }
+
+    /// The same map, marked as an estimate: the system does not tell what is resident, and the
+    /// answer was concluded from something else.
+    #[must_use]
+    pub fn estimated(self) -> Self {
+        Self {
+            estimated: true,
+            ..self
+        }
+    }
+
+    /// Whether it is an estimate rather than what the system told.
+    #[must_use]
+    pub fn is_estimate(&self) -> bool {
+        self.estimated
     }
 
     /// A map that says of `range` that nobody knows.
     #[must_use]
     pub fn unknown(range: Range<u64>) -> Self {
-        Self {
-            runs: vec![ResidencyRun {
-                range,
-                resident: None,
-            }],
-        }
+        Self::new(vec![ResidencyRun {
+            range,
+            resident: None,
+        }])
     }
 
     /// The runs, in order.
