@@ -34,10 +34,11 @@
 //! | `safetensors` | yes | safetensors files and folders with `model.safetensors.index.json` |
 //! | `gguf` | yes | GGUF files, versions 2 and 3, split files included |
 //! | `vulkan` | no | uploads into the buffers of a GPU: `weightloader::vulkan` |
+//! | `metal` | no | uploads into Metal buffers, on macOS and iOS: `weightloader::metal` |
 //!
 //! # Known limits
 //!
-//! - On Windows and macOS reads go through the page cache for now.
+//! - On Windows reads go through the page cache for now.
 //! - Linux tells what is cached only to those who own the file or may write it; for others it is
 //!   sampled.
 //! - A file must not change while it is read. Where it does, the bytes read are a mix of old and
@@ -63,7 +64,8 @@ pub use loader_core::{
 pub use loader_formats::{Checkpoint, Dtype, Format, OpenOptions, TensorInfo};
 pub use mapping::{Mapping, map};
 pub use model::{Model, Tensor};
-pub use platform::platform;
+// The platform, and what it alone has.
+pub use platform::*;
 pub use read_request::ReadRequest;
 pub use stream::{StreamedTensor, TensorStream};
 pub use upload::Uploaded;

@@ -9,6 +9,8 @@ cfg_if::cfg_if! {
         use loader_linux as system;
     } else if #[cfg(target_vendor = "apple")] {
         use loader_macos as system;
+        #[cfg(feature = "metal")]
+        pub use loader_macos::metal;
     } else if #[cfg(windows)] {
         use loader_windows as system;
     } else {

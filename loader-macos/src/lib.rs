@@ -12,6 +12,14 @@ mod pages;
 #[cfg(any(target_vendor = "apple", test))]
 mod statistics;
 
+#[cfg(any(all(target_vendor = "apple", feature = "metal"), test))]
+#[allow(unreachable_pub, reason = "public where there is Metal")]
+mod device_limits;
+#[cfg(any(all(target_vendor = "apple", feature = "metal"), test))]
+mod staging_ring;
+#[cfg(any(all(target_vendor = "apple", feature = "metal"), test))]
+mod views;
+
 #[cfg(target_vendor = "apple")]
 mod advisory_read;
 #[cfg(target_vendor = "apple")]
@@ -22,6 +30,8 @@ mod madvise_prefetcher;
 mod mapping;
 #[cfg(target_vendor = "apple")]
 mod memory;
+#[cfg(all(target_vendor = "apple", feature = "metal"))]
+pub mod metal;
 #[cfg(target_vendor = "apple")]
 mod nocache_reader;
 #[cfg(target_vendor = "apple")]
