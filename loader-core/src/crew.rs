@@ -33,8 +33,8 @@ const WAITING_WORKERS: usize = 8;
 
 impl Hired {
     pub(crate) fn hire<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, crew: Crew<'scope>) {
-        if self.direct.is_none() && crew.queues.direct.waiting() > 0 {
-            self.direct = Some(prefault(scope, crew));
+        let begins_direct = self.direct.is_none() && crew.queues.direct.waiting() > 0;
+        if begins_direct {
             for _ in 0..crew.direct_workers {
                 start(scope, crew.transfer, "weightloader-direct", move || {
                     crew.read_direct()
@@ -44,7 +44,7 @@ impl Hired {
         if self.buffered.is_none() && crew.queues.buffered.waiting() > 0 {
             let suiting = if crew.may_wait {
                 budget::processors().max(WAITING_WORKERS)
-            } else if self.direct.is_some() {
+            } else if begins_direct || self.direct.is_some() {
                 // The device is the slower one: copies must not keep its reads from being submitted.
                 budget::processors().saturating_sub(1).max(1)
             } else {
@@ -59,6 +59,9 @@ impl Hired {
             }
             self.buffered = Some(lease);
         }
+        if begins_direct {
+            self.direct = Some(prefault(scope, crew));
+        }
     }
 }
 
@@ -71,6 +74,8 @@ fn prefault<'scope>(scope: &'scope Scope<'scope, '_>, crew: Crew<'scope>) -> Lea
     for _ in 0..lease.amount() {
         let memory = Arc::clone(&memory);
         start(scope, crew.transfer, "weightloader-prefault", move || {
+            // A thread that starts maps memory, which has to wait for whoever is faulting some in.
+            crew.queues.direct.wait_for_first_task();
             memory.run(crew.queues.direct, &*crew.platform.memory);
             if crew.options.threads.is_none() {
                 crew.read_buffered();

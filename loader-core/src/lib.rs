@@ -41,6 +41,7 @@ mod staging;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod timeline;
 mod transfer;
 mod upload;
 mod uploader;

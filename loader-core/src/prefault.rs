@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::{HostMemory, Queue};
+use crate::{HostMemory, Queue, timeline};
 
 /// Memory that queued chunks will land in, in their order.
 ///
@@ -50,7 +50,7 @@ impl Prefault {
             let Some(memory) = self.memory.get(index) else {
                 return;
             };
-            host.populate(memory.start, memory.len);
+            timeline::faulting(memory.len, || host.populate(memory.start, memory.len));
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::prefault::Memory;
 use crate::transfer::{Transfer, locked};
-use crate::{Error, Mechanism, Refusal, WeightFile, positional};
+use crate::{Error, Mechanism, Refusal, WeightFile, positional, timeline};
 
 /// Reads that the system interrupted or put off are repeated this often before that is an error.
 const MOST_RETRIES: u32 = 1000;
@@ -30,6 +30,8 @@ pub struct Queue<'a> {
     /// Whether its readers gave up, so that everything goes to the refuge.
     surrendered: AtomicBool,
     depth: usize,
+    /// Whether a task was taken.
+    begun: AtomicBool,
 }
 
 /// Part of a file on its way to memory.
@@ -75,6 +77,7 @@ impl<'a> Queue<'a> {
             refuge,
             surrendered: AtomicBool::new(false),
             depth,
+            begun: AtomicBool::new(false),
         }
     }
 
@@ -146,7 +149,28 @@ impl<'a> Queue<'a> {
             queue: self,
             piece: Some(piece),
         };
-        Ok(pieces.pop_front().map(task))
+        let piece = pieces.pop_front();
+        drop(pieces);
+        if let Some(piece) = &piece {
+            if !self.begun.swap(true, Ordering::AcqRel) {
+                self.transfer.wake();
+            }
+            timeline::read_begins(piece.file, piece.offset, piece.len);
+        }
+        Ok(piece.map(task))
+    }
+
+    /// Waits until a reader has taken the first task or given up, or the transfer is over.
+    pub(crate) fn wait_for_first_task(&self) {
+        let mut waiting = locked(&self.transfer.waiting);
+        while !self.has_begun() && !self.transfer.is_over() {
+            let woken = self.transfer.changed.wait(waiting);
+            waiting = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire) || self.surrendered.load(Ordering::Acquire)
     }
 
     /// The files that tasks read from.
@@ -369,6 +393,7 @@ impl<'q> Task<'q> {
             return transfer.fail(file.unexpected_eof(piece.offset, piece.len as u64));
         }
         let filled = filled.min(piece.len);
+        timeline::read_landed(piece.file, piece.offset, filled);
         transfer.bytes_landed(filled as u64);
         if filled < piece.len {
             piece.offset += filled as u64;
