@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use weightloader::{CachePolicy, LoadOptions, Loader, LoaderBuilder, Strategy};
 
 use crate::failure::Failure;
+use crate::target::{Target, UploadWay};
 use crate::units;
 
 const ENVIRONMENT: &str = "\
@@ -32,6 +33,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Load a checkpoint into host memory.
     Load(Load),
+    /// Bring a checkpoint to where it is used: into the buffers of a GPU, or into host memory.
+    Upload(Upload),
     /// List the tensors of a checkpoint and where they lie.
     Info(Info),
     /// Write the exact bytes of one tensor.
@@ -52,6 +55,32 @@ pub(crate) enum Command {
 pub(crate) struct Load {
     #[command(flatten)]
     pub(crate) source: Source,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
+    /// Draw where the time goes: phases, faults, each read from submission to completion.
+    #[arg(long, value_name = "OUT.svg")]
+    pub(crate) timeline: Option<PathBuf>,
+}
+
+impl Command {
+    /// Whether what the library tells of its reads is to be recorded.
+    pub(crate) fn wants_timeline(&self) -> bool {
+        matches!(self, Self::Load(load) if load.timeline.is_some())
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Upload {
+    #[command(flatten)]
+    pub(crate) source: Source,
+    /// Where the weights go.
+    #[arg(long, value_enum)]
+    pub(crate) to: Target,
+    /// How they go there.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) way: UploadWay,
     #[command(flatten)]
     pub(crate) selection: Selection,
     #[command(flatten)]
@@ -114,6 +143,9 @@ pub(crate) struct Bench {
     /// Begin no further round after so many seconds.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) seconds: Option<u64>,
+    /// Measure uploads to the GPU too, as far as there is one.
+    #[arg(long)]
+    pub(crate) upload: bool,
     /// Measure these ways only.
     #[arg(long, value_name = "WAY", value_delimiter = ',')]
     pub(crate) only: Vec<crate::bench::Way>,

@@ -4,12 +4,15 @@ mod arguments;
 mod bench;
 mod cache;
 mod commands;
+mod drawing;
 mod failure;
 mod log;
 mod mapped;
 mod output;
 mod progress;
 mod sample;
+mod target;
+mod timeline;
 mod units;
 
 use std::process::ExitCode;
@@ -20,6 +23,7 @@ use clap::error::ErrorKind;
 use crate::arguments::{Arguments, Command};
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::timeline::Recorder;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -27,7 +31,9 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let output = Output::new(arguments.json);
-    match log::start().and_then(|()| run(&arguments.command, &output)) {
+    let recorder = arguments.command.wants_timeline().then(Recorder::default);
+    let started = log::start(recorder.clone());
+    match started.and_then(|()| run(&arguments.command, recorder.as_ref(), &output)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.fail(&failure);
@@ -36,9 +42,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command, output: &Output) -> Result<(), Failure> {
+fn run(command: &Command, recorder: Option<&Recorder>, output: &Output) -> Result<(), Failure> {
     match command {
-        Command::Load(load) => commands::load::run(load, output),
+        Command::Load(load) => commands::load::run(load, recorder, output),
+        Command::Upload(upload) => commands::upload::run(upload, output),
         Command::Info(info) => commands::info::run(info, output),
         Command::Extract(extract) => commands::extract::run(extract, output),
         Command::Prefetch(prefetch) => commands::prefetch::run(prefetch, output),

@@ -7,6 +7,7 @@ use weightloader::{Advice, Checkpoint, HostBuffer, Loader, Operation, Strategy};
 
 use crate::failure::Failure;
 use crate::mapped::MappedCopy;
+use crate::target::{Target, UploadWay};
 
 /// A way of getting weights into memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -25,6 +26,14 @@ pub(crate) enum Way {
     Direct,
     /// What `weightloader load` does by default.
     Auto,
+    /// What `weightloader upload --to vulkan` does by default.
+    Vulkan,
+    /// Into host memory that becomes the Vulkan device's without a copy.
+    VulkanImport,
+    /// Into memory of the Vulkan device that the host can see.
+    VulkanInPlace,
+    /// Through staging slots that the Vulkan device copies from.
+    VulkanStaged,
 }
 
 /// Whether the page cache holds the files.
@@ -61,6 +70,10 @@ impl Way {
             Self::Buffered => "buffered",
             Self::Direct => "direct",
             Self::Auto => "auto",
+            Self::Vulkan => "vulkan",
+            Self::VulkanImport => "vulkan-import",
+            Self::VulkanInPlace => "vulkan-in-place",
+            Self::VulkanStaged => "vulkan-staged",
         }
     }
 
@@ -74,6 +87,21 @@ impl Way {
             Self::Buffered => "buffered reads",
             Self::Direct => "direct reads",
             Self::Auto => "auto (the default)",
+            Self::Vulkan => "upload to Vulkan",
+            Self::VulkanImport => "upload to Vulkan, imported",
+            Self::VulkanInPlace => "upload to Vulkan, in place",
+            Self::VulkanStaged => "upload to Vulkan, staged",
+        }
+    }
+
+    /// Which way it uploads, where it does.
+    pub(crate) fn upload(self) -> Option<UploadWay> {
+        match self {
+            Self::Vulkan => Some(UploadWay::Auto),
+            Self::VulkanImport => Some(UploadWay::Import),
+            Self::VulkanInPlace => Some(UploadWay::InPlace),
+            Self::VulkanStaged => Some(UploadWay::Staged),
+            _ => None,
         }
     }
 
@@ -111,6 +139,9 @@ impl Way {
         loader: &Loader,
         checkpoint: &Checkpoint,
     ) -> Result<Turn, Failure> {
+        if let Some(way) = self.upload() {
+            return uploaded(loader, checkpoint, way);
+        }
         match self {
             Self::Ceiling => ceiling(loader, checkpoint),
             Self::PageFaults => mapped(loader, checkpoint, None, None),
@@ -121,7 +152,7 @@ impl Way {
                 Some(LONGEST_FAULTING),
             ),
             Self::Madvise => mapped(loader, checkpoint, Some(Advice::WillNeed), None),
-            Self::Buffered | Self::Direct | Self::Auto => {
+            _ => {
                 let started = Instant::now();
                 let model = loader.load(checkpoint, Operation::new())?;
                 let time = started.elapsed();
@@ -144,6 +175,16 @@ fn mapped(
         bytes: report.bytes,
         time: report.elapsed,
     })
+}
+
+/// Opens the device before the clock starts, and gives its memory back after it has stopped.
+fn uploaded(loader: &Loader, checkpoint: &Checkpoint, way: UploadWay) -> Result<Turn, Failure> {
+    let mut opened = Target::Vulkan.open(way)?;
+    let started = Instant::now();
+    loader.upload(checkpoint, &mut *opened.uploader, Operation::new())?;
+    let time = started.elapsed();
+    let bytes = checkpoint.bytes();
+    Ok(Turn { bytes, time })
 }
 
 /// Reads every file as a whole into memory that is already there.

@@ -21,15 +21,17 @@ pub(crate) fn run(arguments: &Bench, output: &Output) -> Result<(), Failure> {
         )));
     }
     let ways = if arguments.only.is_empty() {
-        Way::value_variants()
+        let all = Way::value_variants().iter().copied();
+        all.filter(|way| arguments.upload || way.upload().is_none())
+            .collect()
     } else {
-        &arguments.only
+        arguments.only.clone()
     };
     let limits = Limits {
         rounds: arguments.rounds,
         time: arguments.seconds.map(Duration::from_secs),
     };
-    let comparison = Contest::new(&checkpoint, ways)?.run(limits)?;
+    let comparison = Contest::new(&checkpoint, &ways)?.run(limits)?;
     if let Some(path) = &arguments.plot {
         bench::draw(&comparison, path)?;
         output.note(format_args!("drawn to {}", path.display()));

@@ -6,7 +6,7 @@ use serde::Serialize;
 use weightloader::core::Platform;
 use weightloader::{Checkpoint, Fact, LoadOptions, Loader, Strategy, WeightFile};
 
-use super::load::PassedOver;
+use super::how::PassedOver;
 use crate::arguments::Doctor;
 use crate::cache;
 use crate::failure::Failure;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use weightloader::{Loader, WeightFile};
 
-use super::load::PassedOver;
+use super::how::PassedOver;
 use crate::arguments::Prefetch;
 use crate::failure::Failure;
 use crate::output::Output;
