@@ -3,12 +3,15 @@
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 
 use loader_core::{HostMemory, HostRegion};
 use windows_sys::Win32::System::Memory::{
     MEM_COMMIT, MEM_RELEASE, MEM_RESERVE, MEM_RESET, PAGE_READWRITE, VirtualAlloc, VirtualFree,
-    VirtualUnlock,
+    VirtualLock, VirtualUnlock,
 };
+
+use crate::working_set::Room;
 
 /// The size of a page on every Windows that Rust runs on.
 const PAGE_BYTES: usize = 4096;
@@ -33,7 +36,11 @@ impl HostMemory for VirtualMemory {
             )
         };
         match NonNull::new(start.cast()) {
-            Some(start) => Ok(Box::new(VirtualRegion { start, len })),
+            Some(start) => Ok(Box::new(VirtualRegion {
+                start,
+                len: len.next_multiple_of(PAGE_BYTES),
+                locked: OnceLock::new(),
+            })),
             None => Err(io::Error::last_os_error()),
         }
     }
@@ -44,7 +51,10 @@ impl HostMemory for VirtualMemory {
 #[derive(Debug)]
 struct VirtualRegion {
     start: NonNull<u8>,
+    /// Whole pages.
     len: usize,
+    /// The room in the working set that its locked pages take.
+    locked: OnceLock<Room>,
 }
 
 // SAFETY: the memory belongs to the process, not to a thread.
@@ -86,9 +96,30 @@ unsafe impl HostRegion for VirtualRegion {
             tracing::debug!(%error, "memory was not given back");
             return;
         }
-        // Unlocking pages that are not locked fails, and takes them out of the working set.
-        // SAFETY: as above; the pages stay mapped.
-        unsafe { VirtualUnlock(first.as_ptr().cast(), len) };
+        // Unlocking pages that are not locked fails, and takes them out of the working set; locked
+        // ones are unlocked first.
+        for _ in 0..if self.locked.get().is_some() { 2 } else { 1 } {
+            // SAFETY: as above; the pages stay mapped.
+            unsafe { VirtualUnlock(first.as_ptr().cast(), len) };
+        }
+    }
+
+    /// `VirtualLock`, after the working set was made large enough to hold locked pages.
+    fn lock(&self) -> io::Result<()> {
+        if self.locked.get().is_some() {
+            return Ok(());
+        }
+        let room = Room::for_locked(self.len)?;
+        // SAFETY: the pages are this region's and committed; locking changes nothing of what they
+        // hold, and freeing them unlocks them.
+        let locked = unsafe { VirtualLock(self.start.as_ptr().cast(), self.len) };
+        if locked == 0 {
+            return Err(room.explain(io::Error::last_os_error()));
+        }
+        // Another thread that locked the same pages meanwhile made room as well, which is given
+        // back here.
+        drop(self.locked.set(room));
+        Ok(())
     }
 
     /// There is no fork here.
@@ -133,6 +164,24 @@ mod tests {
         assert!(released.iter().all(|byte| *byte == 0));
         buffer.fill(9);
         assert!(buffer.iter().all(|byte| *byte == 9));
+    }
+
+    #[test]
+    fn locked_memory_is_usable_or_the_reason_is_told() {
+        let mut buffer = HostBuffer::zeroed(&VirtualMemory, 3 << 20).unwrap();
+        for _ in 0..2 {
+            if let Err(error) = buffer.lock() {
+                assert!(error.to_string().contains("working set"), "{error}");
+            }
+        }
+        buffer.fill(7);
+        buffer.release(PAGE_BYTES..3 * PAGE_BYTES);
+        assert!(
+            buffer[PAGE_BYTES..3 * PAGE_BYTES]
+                .iter()
+                .all(|byte| *byte == 0)
+        );
+        assert!(buffer[3 * PAGE_BYTES..].iter().all(|byte| *byte == 7));
     }
 
     #[test]

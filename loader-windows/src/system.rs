@@ -7,16 +7,15 @@ use loader_core::{
     Advice, Error, Fact, Mechanism, ResidencyMap, Result, System, Usage, WeightFile,
 };
 use windows_sys::Win32::System::ProcessStatus::{K32GetProcessMemoryInfo, PROCESS_MEMORY_COUNTERS};
-use windows_sys::Win32::System::SystemInformation::{
-    GetSystemInfo, GlobalMemoryStatusEx, MEMORYSTATUSEX, SYSTEM_INFO,
-};
+use windows_sys::Win32::System::SystemInformation::{GlobalMemoryStatusEx, MEMORYSTATUSEX};
 use windows_sys::Win32::System::Threading::GetCurrentProcess;
 
-use crate::hint;
+use crate::{facts, hint, timed_probes};
 
-/// The system calls behind [`System`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct WindowsSystem;
+/// Windows.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "it has no state")]
+pub struct WindowsSystem;
 
 impl System for WindowsSystem {
     /// Free memory and pages of files, as far as the process may commit them.
@@ -40,8 +39,10 @@ impl System for WindowsSystem {
         Usage::new(None, None, peak)
     }
 
-    fn residency(&self, _file: &WeightFile, range: Range<u64>, _granularity: u64) -> ResidencyMap {
-        ResidencyMap::unknown(range)
+    /// An estimate: Windows does not tell, so a few buffered reads of single pages are timed. Those
+    /// pages are cached afterwards.
+    fn residency(&self, file: &WeightFile, range: Range<u64>, granularity: u64) -> ResidencyMap {
+        timed_probes::residency(file, range, granularity)
     }
 
     fn evict(&self, _file: &WeightFile, _range: Range<u64>) -> Result<()> {
@@ -64,29 +65,16 @@ impl System for WindowsSystem {
     }
 
     fn machine_facts(&self) -> Vec<Fact> {
-        let mut info = SYSTEM_INFO::default();
-        // SAFETY: the system writes one `SYSTEM_INFO`.
-        unsafe { GetSystemInfo(&raw mut info) };
-        let bytes = |name, bytes: u64| Fact::new(name, format!("{bytes} bytes"));
-        let mut facts = vec![
-            bytes("page_size", info.dwPageSize.into()),
-            bytes("mapping_granularity", info.dwAllocationGranularity.into()),
-        ];
-        if let Some(memory) = memory() {
-            facts.push(bytes("memory", memory.ullTotalPhys));
-            facts.push(bytes("free_memory", memory.ullAvailPhys));
-            facts.push(bytes("commit_left", memory.ullAvailPageFile));
-        }
-        facts
+        facts::of_machine()
     }
 
-    /// What unbuffered reads would ask of the file belongs here once there are such reads.
-    fn file_facts(&self, _file: &WeightFile) -> Vec<Fact> {
-        Vec::new()
+    fn file_facts(&self, file: &WeightFile) -> Vec<Fact> {
+        facts::of_file(file)
     }
 }
 
-fn memory() -> Option<MEMORYSTATUSEX> {
+/// The machine's memory.
+pub(crate) fn memory() -> Option<MEMORYSTATUSEX> {
     let mut memory = MEMORYSTATUSEX {
         dwLength: u32::try_from(size_of::<MEMORYSTATUSEX>()).ok()?,
         ..Default::default()

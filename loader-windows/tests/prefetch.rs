@@ -49,9 +49,12 @@ fn scattered_ranges_of_a_slice_are_brought() {
 }
 
 #[test]
-fn residency_is_unknown() {
+fn residency_is_told_as_an_estimate() {
     let platform = loader_windows::platform();
     let (_dir, file) = sample(10_000);
     let map = platform.system.residency(&file, 0..10_000, 4096);
+    assert!(map.is_estimate() && map.resident_bytes().is_some());
+    // Prefetchers are asked for what the system knows, which is nothing.
+    let map = platform.prefetchers[0].residency(&file, 0..10_000, 4096);
     assert_eq!(map.resident_bytes(), None);
 }

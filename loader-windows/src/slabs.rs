@@ -1,0 +1,62 @@
+//! Memory of ours for reads that cannot go straight to their destination.
+
+use std::io;
+use std::ptr::NonNull;
+
+use loader_core::HostBuffer;
+
+use crate::memory::VirtualMemory;
+use crate::unbuffered_file::SLAB_BYTES;
+
+/// Slabs of one reader, taken from the system when the first one is needed.
+#[derive(Debug)]
+pub(crate) struct Slabs {
+    memory: Option<HostBuffer>,
+    free: Vec<usize>,
+}
+
+impl Slabs {
+    pub(crate) fn new(count: usize) -> Self {
+        Self {
+            memory: None,
+            free: (0..count).rev().collect(),
+        }
+    }
+
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.free.is_empty()
+    }
+
+    /// Takes a free slab, if there is one.
+    pub(crate) fn take(&mut self) -> io::Result<Option<usize>> {
+        if self.memory.is_none() {
+            let len = self.free.len() * SLAB_BYTES;
+            let memory = HostBuffer::zeroed(&VirtualMemory, len).map_err(io::Error::other)?;
+            self.memory = Some(memory);
+        }
+        Ok(self.free.pop())
+    }
+
+    /// Gives back a slab that nothing is being read into any more.
+    pub(crate) fn give_back(&mut self, slab: usize) {
+        self.free.push(slab);
+    }
+
+    /// Where a slab begins: aligned to 64 KiB.
+    pub(crate) fn start(&self, slab: usize) -> *mut u8 {
+        let memory = self.memory.as_ref();
+        let first = memory.map_or(NonNull::dangling(), HostBuffer::start);
+        first.as_ptr().wrapping_add(slab * SLAB_BYTES)
+    }
+
+    /// The first bytes of a slab.
+    ///
+    /// # Safety
+    /// The slab was taken, and nothing is being read into it any more.
+    pub(crate) unsafe fn filled(&self, slab: usize, len: usize) -> &[u8] {
+        let len = len.min(SLAB_BYTES);
+        // SAFETY: the slab lies within the memory, which was zeroed; nothing writes to it, as the
+        // caller promises, and `self` is borrowed, so that no other read can take it.
+        unsafe { std::slice::from_raw_parts(self.start(slab), len) }
+    }
+}
