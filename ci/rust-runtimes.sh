@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Rust runtimes load through us: their tests and lints, each a workspace of its own beside the main
+# one.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+for runtime in candle tract; do
+    manifest=integrations/$runtime/Cargo.toml
+    # The runtimes are slow to build and the same every time.
+    export CARGO_TARGET_DIR=$cache/$runtime
+    cargo fmt --manifest-path "$manifest" --check
+    cargo test --manifest-path "$manifest" --locked
+    cargo clippy --manifest-path "$manifest" --all-targets --locked -- -D warnings
+done
