@@ -150,6 +150,10 @@ fn tree(package: &str, target: &str, depth: Depth, more: &[&str]) -> Option<BTre
             println!("skipped: cargo is not to be found");
             return None;
         }
+        Err(error) if runs_under_wine() => {
+            println!("skipped: cargo is not a Windows program here: {error}");
+            return None;
+        }
         Err(error) => panic!("cargo does not start: {error}"),
     };
     let complaint = String::from_utf8_lossy(&answer.stderr);
@@ -170,6 +174,12 @@ fn tree(package: &str, target: &str, depth: Depth, more: &[&str]) -> Option<BTre
         "the tree of {package} misses its root: {lines}"
     );
     Some(crates)
+}
+
+/// Whether this is a program for Windows that a Unix cargo started.
+fn runs_under_wine() -> bool {
+    let cargo = std::env::var("CARGO").unwrap_or_default();
+    cfg!(windows) && cargo.starts_with('/')
 }
 
 fn cargo(arguments: &[&[&str]]) -> io::Result<Output> {

@@ -28,12 +28,14 @@ pub(crate) fn total(files: &[WeightFile]) -> u64 {
         .fold(0, u64::saturating_add)
 }
 
-/// Bytes that the page cache holds; `None` where the system does not tell.
+/// Bytes that the page cache holds; `None` where the system does not tell, even where it can be
+/// estimated.
 pub(crate) fn resident(loader: &Loader, files: &[WeightFile]) -> Result<Option<u64>, Failure> {
     let mut sum = Some(0);
     for file in files {
         let map = loader.residency(file, .., file.len().max(1))?;
-        sum = sum.zip(map.resident_bytes()).map(|(a, b)| a + b);
+        let told = map.resident_bytes().filter(|_| !map.is_estimate());
+        sum = sum.zip(told).map(|(a, b)| a + b);
     }
     Ok(sum)
 }

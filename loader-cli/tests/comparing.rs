@@ -99,7 +99,13 @@ fn check_plot(plot: &str) {
 #[test]
 fn plots_take_any_name() {
     let place = Place::new();
-    let path = place.file("a<b>&\"c'.bin", &support::noise(2000, 1));
+    // Of the characters that mean something in a plot, those that names may have here.
+    let name = if cfg!(windows) {
+        "a&c'.bin"
+    } else {
+        "a<b>&\"c'.bin"
+    };
+    let path = place.file(name, &support::noise(2000, 1));
     let plot = place.path("bars.svg");
     let arguments = ["bench", text(&path), "--rounds", "1", "--plot", text(&plot)];
     place.json(&arguments);
@@ -109,7 +115,7 @@ fn plots_take_any_name() {
         .descendants()
         .find(|node| node.has_tag_name("title"));
     let title = title.unwrap().text().unwrap();
-    assert!(title.contains("a<b>&\"c'.bin"), "{title}");
+    assert!(title.contains(name), "{title}");
 }
 
 #[test]

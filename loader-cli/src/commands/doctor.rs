@@ -44,6 +44,8 @@ struct File {
     direct: Direct,
     /// Share in the page cache, from 0 to 1; `null` where the system does not tell.
     resident: Option<f64>,
+    /// Whether that is an estimate, because the system does not tell.
+    resident_estimated: bool,
     #[serde(skip)]
     facts: Vec<Fact>,
 }
@@ -113,6 +115,8 @@ fn examine(loader: &Loader, file: &WeightFile) -> Result<File, Failure> {
         .map_err(Clone::clone)
         .and_then(|reader| reader.support(file));
     let facts = platform.system.file_facts(file);
+    let map = loader.residency(file, .., LoadOptions::DEFAULT_CHUNK_BYTES)?;
+    let resident = map.resident_bytes();
     Ok(File {
         path: file.path().display().to_string(),
         bytes: file.len(),
@@ -126,7 +130,8 @@ fn examine(loader: &Loader, file: &WeightFile) -> Result<File, Failure> {
             },
             Err(refusal) => Direct::Impossible(refusal.reason),
         },
-        resident: cache::resident_share(loader, std::slice::from_ref(file))?,
+        resident: resident.map(|resident| units::share(resident, file.len())),
+        resident_estimated: map.is_estimate(),
     })
 }
 
@@ -170,6 +175,12 @@ impl Diagnosis {
                 String::new()
             };
             self.conclusions.push(name + &file.conclusion());
+        }
+        if self.files.iter().any(|file| file.resident_estimated) {
+            self.conclusions.push(
+                "What is cached is an estimate, made anew when a load begins, since the system does not tell."
+                    .to_owned(),
+            );
         }
         match loader.platform().system.available_memory() {
             Some(available) if available < bytes => self.conclusions.push(format!(
@@ -244,9 +255,12 @@ fn describe(diagnosis: &Diagnosis) -> String {
         if !file.filesystem.contains_key("direct_io") {
             lines.push(format!("  {:24} {}", "direct io", file.direct.describe()));
         }
-        let resident = file
+        let mut resident = file
             .resident
             .map_or_else(|| "unknown".to_owned(), units::percent);
+        if file.resident_estimated {
+            resident.push_str(" (an estimate)");
+        }
         lines.push(format!("  {:24} {resident}", "in the page cache"));
     }
     lines.push("so".to_owned());

@@ -26,6 +26,8 @@ struct FileResidency {
     bytes: u64,
     resident_bytes: Option<u64>,
     share: Option<f64>,
+    /// Whether these are estimates, because the system does not tell.
+    estimated: bool,
     /// The file in equal pieces: the resident share of each.
     map: Vec<Option<f64>>,
 }
@@ -65,6 +67,7 @@ fn survey(loader: &Loader, file: &WeightFile, pieces: u64) -> Result<FileResiden
         bytes,
         resident_bytes,
         share: resident_bytes.map(|resident| units::share(resident, bytes)),
+        estimated: map.is_estimate(),
         map: starts
             .map(|start| map.share(file.base() + start..file.base() + bytes.min(start + piece)))
             .collect(),
@@ -76,11 +79,16 @@ fn describe(residency: &Residency) -> String {
     for file in &residency.files {
         lines.push(match file.resident_bytes.zip(file.share) {
             Some((resident, share)) => format!(
-                "{}: {} of {} cached ({})",
+                "{}: {} of {} cached ({}){}",
                 file.path,
                 units::bytes(resident),
                 units::bytes(file.bytes),
                 units::percent(share),
+                if file.estimated {
+                    ", an estimate: the system does not tell, so a few reads were timed"
+                } else {
+                    ""
+                },
             ),
             None => format!(
                 "{}: the system does not tell how much of its {} is cached",
