@@ -40,7 +40,7 @@ impl ResidencyMap {
         let Some(pages) = ask(window) else {
             return Self::unknown(range);
         };
-        Self::by_halving(range, granularity.max(page_bytes), |piece| {
+        Self::by_parts(range, granularity.max(page_bytes), |piece| {
             let page = |number: u64| usize::try_from(number - first).ok();
             let from = page(piece.start / page_bytes)?;
             let to = page((piece.end - 1) / page_bytes)?;
