@@ -97,7 +97,11 @@ impl DeviceBuffer {
             info = info.push_next(&mut flags);
         }
         this.bind(&info)?;
-        if matches!(purpose, Purpose::DeviceMapped | Purpose::Staging) {
+        let visible = gpu.memory.memory_types[index as usize]
+            .property_flags
+            .contains(vk::MemoryPropertyFlags::HOST_VISIBLE);
+        // A program's memory is looked at to ask for huge pages under it.
+        if purpose != Purpose::Device || visible && gpu.is_program() {
             this.map()?;
         }
         Ok(this)
@@ -199,7 +203,7 @@ impl DeviceBuffer {
             .ok_or_else(|| upload_error("device memory was mapped nowhere".to_owned()))?;
         self.mapped = Some(Mapped {
             start,
-            direct: self.gpu.mapped_memory_allows_direct(),
+            direct: self.gpu.is_program(),
         });
         Ok(())
     }

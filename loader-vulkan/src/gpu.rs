@@ -105,9 +105,10 @@ impl Gpu {
         )
     }
 
-    /// Whether direct I/O reaches memory of the driver that is mapped: ordinary memory where the
-    /// device is a program, else often mapped such that the kernel refuses it (`EFAULT`).
-    pub(crate) fn mapped_memory_allows_direct(&self) -> bool {
+    /// Whether the device is a program, whose memory is ordinary memory of this process. Direct I/O
+    /// reaches that; memory of other drivers is often mapped such that the kernel refuses it
+    /// (`EFAULT`).
+    pub(crate) fn is_program(&self) -> bool {
         self.kind == vk::PhysicalDeviceType::CPU
     }
 

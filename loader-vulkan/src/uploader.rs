@@ -78,8 +78,9 @@ impl fmt::Debug for Handles {
 }
 
 impl VulkanUploader {
-    /// Staging slots, unless chosen otherwise.
-    pub const DEFAULT_SLOTS: usize = 24;
+    /// Staging slots, unless chosen otherwise: together they are as much as is read past the page
+    /// cache at once.
+    pub const DEFAULT_SLOTS: usize = 16;
     /// Bytes of a staging slot, unless chosen otherwise.
     pub const DEFAULT_SLOT_BYTES: usize = 4 << 20;
 
@@ -269,9 +270,18 @@ impl VulkanUploader {
         }
     }
 
-    fn allocate(&mut self, lens: &[usize], purpose: Purpose) -> Result<Vec<BufferSlice>> {
+    fn allocate(
+        &mut self,
+        lens: &[usize],
+        purpose: Purpose,
+        host: &dyn HostMemory,
+    ) -> Result<Vec<BufferSlice>> {
         for len in lens {
             let buffer = DeviceBuffer::allocate(&self.gpu, *len, self.usage, purpose)?;
+            if let Some(mapped) = buffer.mapped().filter(|_| self.gpu.is_program()) {
+                // The program's copies fault its memory in, page by page.
+                host.prefer_huge_pages(mapped.start, *len);
+            }
             self.owned.push(buffer);
         }
         Ok(self.owned.iter().map(DeviceBuffer::slice).collect())
@@ -318,8 +328,8 @@ impl Uploader for VulkanUploader {
         let way = self.choose_way(given.as_deref(), memory)?;
         self.slices = match (given, way) {
             (Some(slices), _) => slices,
-            (None, Way::InPlace) => self.allocate(lens, Purpose::DeviceMapped)?,
-            (None, Way::Staged) => self.allocate(lens, Purpose::Device)?,
+            (None, Way::InPlace) => self.allocate(lens, Purpose::DeviceMapped, memory)?,
+            (None, Way::Staged) => self.allocate(lens, Purpose::Device, memory)?,
             (None, Way::Import | Way::Auto) => Vec::new(),
         };
         self.staged = way == Way::Staged;

@@ -322,3 +322,17 @@ fn buffers_that_do_not_suit_are_errors() {
     }
     machine.assert_clean();
 }
+
+#[test]
+fn the_validation_layers_see_what_is_wrong() {
+    let Some(machine) = Machine::open() else {
+        return;
+    };
+    let nothing = ash::vk::BufferCreateInfo::default();
+    // SAFETY: invalid only in that it asks for no bytes, which drivers survive.
+    if let Ok(buffer) = unsafe { machine.device.create_buffer(&nothing, None) } {
+        // SAFETY: it was made just now.
+        unsafe { machine.device.destroy_buffer(buffer, None) };
+    }
+    assert_eq!(!machine.complaints().is_empty(), machine.is_watched());
+}

@@ -320,10 +320,17 @@ impl Machine {
         host.bytes().to_vec()
     }
 
-    /// What the validation layers complained of so far.
+    /// Whether the validation layers watch.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    /// What the validation layers have complained of since this was asked last.
     pub(crate) fn complaints(&self) -> Vec<String> {
         let complaints = self.watch.as_ref().map(|watch| &watch.complaints);
-        complaints.map_or(Vec::new(), |complaints| complaints.lock().unwrap().clone())
+        complaints.map_or(Vec::new(), |complaints| {
+            std::mem::take(&mut *complaints.lock().unwrap())
+        })
     }
 
     /// Checks that everything so far was valid use of Vulkan.
