@@ -163,3 +163,132 @@ fn cut(extent: &Extent, room: u64, begun: u64) -> impl Iterator<Item = Extent> +
         (piece.len > 0).then_some(piece)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Placement;
+
+    /// A byte of a file, as good as random.
+    fn byte(offset: u64) -> u8 {
+        (offset.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56).to_le_bytes()[0]
+    }
+
+    fn small(bytes: u64) -> usize {
+        usize::try_from(bytes).unwrap()
+    }
+
+    /// Does what a reader and a device do with the slots, in any order of slots, and gives what the
+    /// buffers hold then.
+    fn play(fills: &[Fill], layouts: &[Layout], slots: Slots, backwards: bool) -> Vec<Vec<u8>> {
+        let room = |layout: &Layout| layout.len().next_multiple_of(small(slots.alignment));
+        let mut buffers: Vec<Vec<u8>> = layouts.iter().map(|of| vec![0xAA; room(of)]).collect();
+        let order: Vec<&Fill> = if backwards {
+            fills.iter().rev().collect()
+        } else {
+            fills.iter().collect()
+        };
+        for fill in order {
+            // What is there before it is filled is of no value.
+            let mut slot = vec![0x55; small(slots.room)];
+            let mut end = 0;
+            for read in &fill.reads {
+                assert!(read.offset >= end, "reads are in order: {fill:?}");
+                end = read.offset + read.len;
+                for at in 0..read.len {
+                    slot[read.destination + small(at)] = byte(read.offset + at);
+                }
+            }
+            for part in &fill.parts {
+                let aligned = [part.offset, part.slot_offset, part.len];
+                assert!(
+                    aligned.iter().all(|at| *at as u64 % slots.alignment == 0),
+                    "{part:?}"
+                );
+                let bytes = &slot[part.slot_offset..part.slot_offset + part.len];
+                buffers[part.buffer][part.offset..part.offset + part.len].copy_from_slice(bytes);
+            }
+        }
+        buffers
+    }
+
+    /// Ranges of a file that are wanted, by the gap before each and its length.
+    fn ranges() -> impl Strategy<Value = Vec<(u64, u64)>> {
+        let gap = prop_oneof![4 => Just(0_u64), 2 => 1_u64..9000, 1 => 70_000_u64..200_000];
+        let len = prop_oneof![1 => Just(0_u64), 4 => 1_u64..9000, 1 => 20_000_u64..90_000];
+        prop::collection::vec((gap, len), 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_goes_to_its_place(
+            files in prop::collection::vec((0_u64..10_000, ranges()), 1..3),
+            blocks in 2_usize..12,
+            odd in 0_usize..4096,
+            alignment in (0_u32..=12).prop_map(|power| 1_usize << power),
+            placed in prop_oneof![Just(None), (0_u32..14).prop_map(|power| Some(1_usize << power))],
+            backwards in any::<bool>(),
+        ) {
+            let placement = placed.map_or(Placement::File, Placement::Aligned);
+            let mut layouts = Vec::new();
+            for (base, gaps) in &files {
+                let mut wanted = Vec::new();
+                let mut end = *base;
+                for (gap, len) in gaps {
+                    wanted.push(end + gap..end + gap + len);
+                    end += gap + len;
+                }
+                layouts.push(Layout::new(&wanted, *base..end, placement).unwrap());
+            }
+            let slots = Slots::new(blocks * 4096 + odd, alignment).unwrap();
+            let fills = match slots.schedule(&layouts) {
+                Ok(fills) => fills,
+                Err(reason) => {
+                    // Only tensors that lie closer together than copies are aligned do not go.
+                    prop_assert!(placed.is_some_and(|placed| placed < alignment), "{}", reason);
+                    return Ok(());
+                }
+            };
+            let buffers = play(&fills, &layouts, slots, backwards);
+            for (layout, buffer) in layouts.iter().zip(&buffers) {
+                for extent in layout.extents() {
+                    for at in 0..extent.len {
+                        let found = buffer[extent.destination + small(at)];
+                        prop_assert_eq!(found, byte(extent.offset + at), "{:?}", extent);
+                    }
+                }
+            }
+            for fill in &fills {
+                prop_assert!(!fill.parts.is_empty() && !fill.reads.is_empty());
+                if placed.is_none() || alignment == 1 {
+                    // Direct reads go straight into the slot.
+                    for read in &fill.reads {
+                        prop_assert_eq!(read.offset % BLOCK, read.destination as u64 % BLOCK);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn small_neighbours_share_a_slot() {
+        let ranges: Vec<_> = (0..100_u64).map(|at| at * 100..at * 100 + 90).collect();
+        let layout = Layout::new(&ranges, 0..10_000, Placement::Aligned(256)).unwrap();
+        let slots = Slots::new(64 << 10, 1).unwrap();
+        let fills = slots.schedule(&[layout]).unwrap();
+        assert_eq!(fills.len(), 1);
+        assert_eq!((fills[0].reads.len(), fills[0].parts.len()), (1, 100));
+    }
+
+    #[test]
+    fn figures_that_make_no_sense_are_refused() {
+        for (bytes, alignment) in [(0, 1), (8191, 1), (8192, 0), (8192, 3), (8192, 8192)] {
+            assert!(
+                Slots::new(bytes, alignment).is_err(),
+                "{bytes}, {alignment}"
+            );
+        }
+    }
+}
