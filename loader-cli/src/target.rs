@@ -1,7 +1,7 @@
 //! Where weights can be uploaded to.
 
 use clap::ValueEnum;
-use weightloader::{Error, HostUploader, Mechanism, Uploader};
+use weightloader::{Error, HostUploader, Uploader};
 
 /// What takes the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -49,10 +49,7 @@ impl Target {
     pub(crate) fn open(self, way: UploadWay) -> Result<Opened, Error> {
         match (self, way) {
             (Self::Vulkan, way) => open_vulkan(way),
-            (Self::Metal, _) => Err(Error::Unsupported {
-                mechanism: Mechanism::new("metal"),
-                reason: "Metal is there on macOS only".to_owned(),
-            }),
+            (Self::Metal, way) => open_metal(way),
             (Self::Host, UploadWay::Auto | UploadWay::Import) => Ok(Opened {
                 uploader: Box::new(HostUploader::new()),
                 device: "host memory".to_owned(),
@@ -90,7 +87,35 @@ fn open_vulkan(way: UploadWay) -> Result<Opened, Error> {
 #[cfg(not(feature = "vulkan"))]
 fn open_vulkan(_way: UploadWay) -> Result<Opened, Error> {
     Err(Error::Unsupported {
-        mechanism: Mechanism::new("vulkan"),
+        mechanism: weightloader::Mechanism::new("vulkan"),
         reason: "this program was built without its feature vulkan".to_owned(),
+    })
+}
+
+#[cfg(all(feature = "metal", target_vendor = "apple"))]
+fn open_metal(way: UploadWay) -> Result<Opened, Error> {
+    use weightloader::metal::{MetalUploader, Way};
+
+    let uploader = MetalUploader::builder()
+        .way(match way {
+            UploadWay::Auto => Way::Auto,
+            UploadWay::Import => Way::Import,
+            UploadWay::InPlace => Way::InPlace,
+            UploadWay::Staged => Way::Staged,
+        })
+        .build()?;
+    let device = uploader.device_name();
+    Ok(Opened {
+        uploader: Box::new(uploader),
+        device,
+    })
+}
+
+#[cfg(not(all(feature = "metal", target_vendor = "apple")))]
+fn open_metal(_way: UploadWay) -> Result<Opened, Error> {
+    Err(Error::Unsupported {
+        mechanism: weightloader::Mechanism::new("metal"),
+        reason: "this program was built for a system without Metal, or without its feature metal"
+            .to_owned(),
     })
 }

@@ -82,6 +82,12 @@ impl MetalUploader {
         &self.device
     }
 
+    /// The device's name, as the system gives it.
+    #[must_use]
+    pub fn device_name(&self) -> String {
+        self.device.name().to_string()
+    }
+
     /// The queue that it commits to: the caller's, or its own once something was staged.
     #[must_use]
     pub fn queue(&self) -> Option<&CommandQueue> {
