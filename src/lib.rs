@@ -36,6 +36,24 @@
 //! | `vulkan` | no | uploads into the buffers of a GPU: `weightloader::vulkan` |
 //! | `metal` | no | uploads into Metal buffers, on macOS and iOS: `weightloader::metal` |
 //!
+//! # What a profiler sees
+//!
+//! Every phase is told to whatever subscriber of [`tracing`](https://docs.rs/tracing) the program
+//! has, at debug level. Spans nest across threads, within the span of whoever called:
+//!
+//! | span | what it spans | its fields |
+//! |---|---|---|
+//! | `open` | reading the headers of a checkpoint | `path` |
+//! | `prefetch` | a prefetch in the background | `path`, `bytes` |
+//! | `copy` | one operation, from the question what is resident to the last byte | `bytes`, `files` |
+//! | `worker` | a thread at work for a `copy` | `name` |
+//! | `read` | a reader at work in a worker | `mechanism` |
+//! | `stream` | the background of a stream, its `copy` within | `items` |
+//! | `upload` | an upload, its `copy` within | `uploader` |
+//!
+//! Events tell what was found and decided: `index read`, `residency`, `route`, `falling back`,
+//! `prefetching`, `prefetched`, `prepared`, `copied`, `uploaded`.
+//!
 //! # Known limits
 //!
 //! - On Windows reads go through the page cache for now.

@@ -1,6 +1,9 @@
 //! A pace: what is asked for beyond it waits, and can be called off while it does.
 
-#![allow(clippy::single_range_in_vec_init, reason = "one piece, in a list of pieces")]
+#![allow(
+    clippy::single_range_in_vec_init,
+    reason = "one piece, in a list of pieces"
+)]
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 use std::sync::Arc;

@@ -95,6 +95,8 @@ fn start<'scope>(
     name: &str,
     work: impl FnOnce() + Send + 'scope,
 ) {
+    let span = tracing::debug_span!("worker", name);
+    let work = move || span.in_scope(work);
     if let Err(error) = thread::Builder::new()
         .name(name.to_owned())
         .spawn_scoped(scope, work)
@@ -129,6 +131,7 @@ impl Crew<'_> {
     /// Lets `reader` serve `queue`. One that leaves before everything has landed ends the
     /// operation, for nobody else may come for what it leaves.
     fn read(&self, reader: &dyn Reader, queue: &Queue<'_>) -> std::result::Result<(), Refusal> {
+        let _span = tracing::debug_span!("read", mechanism = %reader.mechanism()).entered();
         let mut leaving = Leaving {
             transfer: self.transfer,
             mechanism: reader.mechanism(),

@@ -60,11 +60,13 @@ pub fn prefetch(
         changed: Condvar::new(),
     });
     register(&queue);
+    let path = file.path().display();
+    let span = tracing::debug_span!("prefetch", %path, bytes = queue.total);
     let (prefetchers, system) = (prefetchers.to_vec(), Arc::clone(system));
     let driven = Arc::clone(&queue);
     let driver = thread::Builder::new()
         .name("weightloader-prefetch".to_owned())
-        .spawn(move || drive(&driven, &prefetchers, &*system));
+        .spawn(move || span.in_scope(|| drive(&driven, &prefetchers, &*system)));
     if let Err(error) = driver {
         tracing::warn!(%error, "no thread for prefetching");
         queue.end();
@@ -91,11 +93,13 @@ fn drive(queue: &PrefetchQueue, prefetchers: &[Arc<dyn Prefetcher>], system: &dy
     if let Some(available) = system.available_memory() {
         queue.bound_by(available / WINDOW.1 * WINDOW.0);
     }
+    let span = tracing::Span::current();
     for prefetcher in prefetchers {
+        tracing::debug!(mechanism = %prefetcher.mechanism(), "prefetching");
         queue.cut(prefetcher.piece_bytes(&queue.file));
         let refused = thread::scope(|scope| {
             let others: Vec<_> = (1..prefetcher.workers())
-                .map(|_| scope.spawn(|| prefetcher.run(queue)))
+                .map(|_| scope.spawn(|| span.in_scope(|| prefetcher.run(queue))))
                 .collect();
             let own = prefetcher.run(queue).err();
             let theirs = others.into_iter().filter_map(|other| match other.join() {
@@ -276,8 +280,11 @@ impl PrefetchQueue {
         // What no mechanism took was not brought, nor what one took and said nothing of.
         let silent = self.total.saturating_sub(state.outcome.settled());
         state.outcome.failed += silent;
-        state.live = false;
+        let outcome = state.outcome.clone();
         drop(state);
+        // Before anybody who waits goes on, and outside the lock.
+        tracing::debug!(?outcome, "prefetched");
+        locked(&self.state).live = false;
         self.changed.notify_all();
     }
 

@@ -82,6 +82,11 @@ impl Route {
                 .system
                 .residency(file, start..end, options.chunk_bytes())
         });
+        let path = file.path().display();
+        if let Some(residency) = &residency {
+            tracing::debug!(%path, bytes = len, resident = residency.resident_bytes(), "residency");
+        }
+        tracing::debug!(%path, ?cold, by_residency = mixed, prefetched = ?started, "route");
         Ok(Self {
             cold,
             mixed,

@@ -4,6 +4,10 @@ use std::ops::Range;
 use std::thread;
 use std::time::Instant;
 
+use tracing::debug_span;
+use tracing::field::Empty;
+use tracing::span::EnteredSpan;
+
 use crate::budget::{self, Lease};
 use crate::coordinator::{Queues, coordinate};
 use crate::crew::Crew;
@@ -27,6 +31,8 @@ pub(crate) struct Run<'c> {
     pub(crate) total: u64,
     tally: Tally,
     events: Events,
+    /// What those who listen see it as, from its preparation on.
+    span: EnteredSpan,
 }
 
 impl<'c> Run<'c> {
@@ -40,6 +46,7 @@ impl<'c> Run<'c> {
             total: 0,
             tally: Tally::default(),
             events,
+            span: debug_span!("copy", bytes = Empty, files = Empty).entered(),
         }
     }
 
@@ -76,9 +83,10 @@ impl<'c> Run<'c> {
             total,
             tally,
             events,
+            span,
         } = self;
         let Copier { platform, options } = *copier;
-        let _span = tracing::debug_span!("copy", bytes = total, files = files.len()).entered();
+        span.record("bytes", total).record("files", files.len());
         let chunk_bytes = usize::try_from(options.chunk_bytes()).unwrap_or(usize::MAX);
         let in_flight = lease_in_flight(options, chunk_bytes);
         let depth = (in_flight.amount() / chunk_bytes).max(1);
@@ -138,6 +146,7 @@ impl<'c> Run<'c> {
         if options.cache == CachePolicy::Bypass {
             forget(platform, &files, &routes);
         }
+        tracing::debug!(bytes = landed, resident = resident_bytes, chunks = ?tally.chunks, "copied");
         let after = before.map(|_| platform.system.usage()).unwrap_or_default();
         let before = before.unwrap_or_default();
         let since = |now: Option<u64>, then: Option<u64>| Some(now?.saturating_sub(then?));

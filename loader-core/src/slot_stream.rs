@@ -176,9 +176,11 @@ impl SlotStream {
             ready: ready_sender,
             shared: Arc::clone(&shared),
         };
+        let (items, slots) = (worker.items.len(), worker.slots.len());
+        let span = tracing::debug_span!("stream", items, slots);
         let spawned = thread::Builder::new()
             .name("weightloader-slots".to_owned())
-            .spawn(move || worker.run(events));
+            .spawn(move || span.in_scope(|| worker.run(events)));
         match spawned {
             Ok(background) => Ok(Self {
                 ready,

@@ -143,9 +143,10 @@ impl Stream {
             ready: ready_sender,
             shared: Arc::clone(&shared),
         };
+        let span = tracing::debug_span!("stream", items = left);
         let spawned = thread::Builder::new()
             .name("weightloader-stream".to_owned())
-            .spawn(move || worker.run(events));
+            .spawn(move || span.in_scope(|| worker.run(events)));
         if let Err(error) = spawned {
             let mechanism = crate::Mechanism::new("worker-thread");
             return Err(Error::Unsupported {

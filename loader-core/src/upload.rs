@@ -29,12 +29,19 @@ pub fn upload(
     operation: Operation<'_>,
 ) -> Result<Report> {
     let started = Instant::now();
+    let _span = tracing::debug_span!("upload", uploader = uploader.name()).entered();
     let mut upload = Upload {
         uploader,
         finished: false,
     };
     let lens: Vec<usize> = layouts.iter().map(Layout::len).collect();
     let landing = upload.uploader.prepare(&lens, &*platform.memory)?;
+    tracing::debug!(
+        ?landing,
+        buffers = lens.len(),
+        bytes = lens.iter().sum::<usize>(),
+        "prepared"
+    );
     let mut report = match landing {
         Landing::Import => upload.import(platform, copier, files, layouts, operation)?,
         Landing::InPlace => upload.fill_in_place(copier, files, layouts, operation)?,
@@ -52,6 +59,7 @@ pub fn upload(
     report.fallbacks.extend(upload.uploader.refusals());
     report.landing = Some(landing);
     report.elapsed = started.elapsed();
+    tracing::debug!(bytes = report.bytes, "uploaded");
     Ok(report)
 }
 

@@ -16,6 +16,32 @@ use crate::{Checkpoint, Format, OpenOptions, folder};
 
 /// Opens a file or a folder, with the files that belong to it.
 pub(crate) fn path(path: &Path, options: &OpenOptions) -> Result<Checkpoint> {
+    let _span = tracing::debug_span!("open", path = %path.display()).entered();
+    let checkpoint = of_path(path, options)?;
+    tell(&checkpoint);
+    Ok(checkpoint)
+}
+
+/// Opens one file and no other.
+pub(crate) fn file(file: WeightFile, options: &OpenOptions) -> Result<Checkpoint> {
+    let _span = tracing::debug_span!("open", path = %file.path().display()).entered();
+    let checkpoint = of_file(file, options)?;
+    tell(&checkpoint);
+    Ok(checkpoint)
+}
+
+/// Tells what was found.
+fn tell(checkpoint: &Checkpoint) {
+    tracing::debug!(
+        format = %checkpoint.format(),
+        files = checkpoint.files().len(),
+        tensors = checkpoint.tensors().len(),
+        bytes = checkpoint.bytes(),
+        "index read"
+    );
+}
+
+fn of_path(path: &Path, options: &OpenOptions) -> Result<Checkpoint> {
     let metadata = std::fs::metadata(path).map_err(|source| Error::Io {
         path: path.to_path_buf(),
         action: "open",
@@ -35,8 +61,7 @@ pub(crate) fn path(path: &Path, options: &OpenOptions) -> Result<Checkpoint> {
     }
 }
 
-/// Opens one file and no other.
-pub(crate) fn file(file: WeightFile, options: &OpenOptions) -> Result<Checkpoint> {
+fn of_file(file: WeightFile, options: &OpenOptions) -> Result<Checkpoint> {
     match format(&file, options)? {
         Format::Safetensors => safetensors::open(vec![file], options),
         Format::Gguf => gguf::open(file, options),
