@@ -15,6 +15,8 @@ mod statistics;
 #[cfg(any(all(target_vendor = "apple", feature = "metal"), test))]
 #[allow(unreachable_pub, reason = "public where there is Metal")]
 mod device_limits;
+#[cfg(test)]
+mod staged_upload;
 #[cfg(any(all(target_vendor = "apple", feature = "metal"), test))]
 mod staging_ring;
 #[cfg(any(all(target_vendor = "apple", feature = "metal"), test))]

@@ -74,7 +74,8 @@ impl MetalUploaderBuilder {
         self
     }
 
-    /// Keeps the buffers resident in a set of the caller's.
+    /// Keeps the buffers resident in a set of the caller's, until the next upload takes them out of
+    /// it or the caller does.
     pub fn keep_resident_in(mut self, set: ResidencySet) -> Self {
         self.residency = Residency::In(set);
         self

@@ -108,8 +108,8 @@ impl Imported {
             .iter()
             .map(|view| {
                 let owner = Arc::clone(&owner);
-                // Never called with anything to do: the block holds the memory for as long as the
-                // buffer holds the block.
+                // It has nothing to do when it is called: the block holds the memory for as long as
+                // the buffer holds the block.
                 let deallocator = RcBlock::new(move |_: NonNull<c_void>, _: NSUInteger| {
                     let _held = &owner;
                 });

@@ -7,7 +7,7 @@ use loader_core::{
     Uploader,
 };
 use objc2::rc::autoreleasepool;
-use objc2_metal::{MTLBuffer, MTLCommandQueue, MTLDevice, MTLResourceOptions};
+use objc2_metal::{MTLBuffer, MTLDevice, MTLResourceOptions};
 
 use super::blits::Blits;
 use super::buffers::{self, BufferSlice};
@@ -193,9 +193,6 @@ impl MetalUploader {
             },
         };
         residency::add(&set, &self.slices);
-        if let (Residency::OwnSet, None, Some(queue)) = (&self.residency, &self.set, &self.queue) {
-            queue.addResidencySet(&set);
-        }
         self.set = Some(set);
     }
 }
