@@ -44,6 +44,8 @@ impl Imported {
         memory: HostBuffer,
         longest: usize,
     ) -> Result<Self> {
+        // A copy made by a fork would part what the device writes from what we see.
+        memory.exclude_from_fork(true);
         let (start, len, capacity) = (memory.start(), memory.len(), memory.capacity());
         // SAFETY: the buffer owns `capacity` initialised bytes at `start`, readable and writable,
         // which nobody reaches but through it; it is owned by the buffers from now on.
