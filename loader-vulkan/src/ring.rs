@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use ash::vk;
 use loader_core::{HostBuffer, HostMemory, Result, Slot};
@@ -159,10 +161,25 @@ impl Ring {
     /// Waits until the device has done with everything, and takes back slots that were lent out.
     pub(crate) fn wait(&mut self) -> Result<()> {
         let outcome = self.wait_for(self.submitted);
-        // A device that is lost has done with everything too.
+        if let Err(result) = outcome {
+            self.outlast(result);
+        }
         self.copying.clear();
         self.free = (0..self.size.slots).rev().collect();
-        outcome
+        outcome.map_err(failed("wait for copies"))
+    }
+
+    /// Stays until the device has done with everything, though waiting failed: what it copies from
+    /// and to may not go before. A device that is lost has done with everything.
+    fn outlast(&self, mut result: vk::Result) {
+        while result != vk::Result::ERROR_DEVICE_LOST {
+            match self.done() {
+                Ok(done) if done >= self.submitted => return,
+                Ok(_) => {}
+                Err(error) => result = error,
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Takes back slots that were copied from, the first of them also by waiting.
@@ -171,10 +188,10 @@ impl Ring {
             return Ok(());
         };
         if wait {
-            self.wait_for(*first)?;
+            self.wait_for(*first).map_err(failed("wait for a copy"))?;
         }
-        // SAFETY: the semaphore is a timeline of this device.
-        let done = unsafe { self.gpu.device.get_semaphore_counter_value(self.timeline) }
+        let done = self
+            .done()
             .map_err(failed("ask how far copies have come"))?;
         let still = self.copying.partition_point(|(_, value)| *value <= done);
         self.free
@@ -182,7 +199,13 @@ impl Ring {
         Ok(())
     }
 
-    fn wait_for(&self, value: u64) -> Result<()> {
+    /// How many submissions are done.
+    fn done(&self) -> Result<u64, vk::Result> {
+        // SAFETY: the semaphore is a timeline of this device.
+        unsafe { self.gpu.device.get_semaphore_counter_value(self.timeline) }
+    }
+
+    fn wait_for(&self, value: u64) -> Result<(), vk::Result> {
         if value == 0 {
             return Ok(());
         }
@@ -192,7 +215,6 @@ impl Ring {
             .values(&values);
         // SAFETY: the semaphore is a timeline of this device.
         unsafe { self.gpu.device.wait_semaphores(&info, u64::MAX) }
-            .map_err(failed("wait for a copy"))
     }
 
     fn make_commands(&mut self) -> Result<()> {

@@ -117,21 +117,31 @@ fn fails() -> Option<vk::Result> {
     })
 }
 
+/// Whether a call that fails does nothing, or what it should, though it says otherwise: a device
+/// that is lost has done with everything, while the driver under the test goes on.
+#[derive(PartialEq)]
+enum Failure {
+    DoesNothing,
+    IsDone,
+}
+
 /// Makes a module with a replacement for a function that answers with a `vk::Result`.
 macro_rules! failing {
-    ($module:ident, $name:literal, $type:ty, ($($argument:ident: $of:ty),*)) => {
+    ($module:ident, $name:literal, $type:ty, $failure:expr, ($($argument:ident: $of:ty),*)) => {
         mod $module {
             use super::*;
 
             unsafe extern "system" fn replacement($($argument: $of),*) -> vk::Result {
-                if let Some(failure) = fails() {
+                let failure = fails();
+                if let Some(failure) = failure.filter(|_| $failure == Failure::DoesNothing) {
                     return failure;
                 }
                 let original = ORIGINAL.get().unwrap();
                 // SAFETY: the driver gave this address for the function of this type.
                 let original: $type = unsafe { std::mem::transmute(original) };
                 // SAFETY: the caller's promises.
-                unsafe { original($($argument),*) }
+                let outcome = unsafe { original($($argument),*) };
+                failure.unwrap_or(outcome)
             }
 
             pub(super) fn function() -> Failing {
@@ -145,13 +155,13 @@ macro_rules! failing {
     };
 }
 
-failing!(allocate_memory, c"vkAllocateMemory", vk::PFN_vkAllocateMemory, (
+failing!(allocate_memory, c"vkAllocateMemory", vk::PFN_vkAllocateMemory, Failure::DoesNothing, (
     device: vk::Device,
     info: *const vk::MemoryAllocateInfo<'_>,
     allocator: *const vk::AllocationCallbacks<'_>,
     memory: *mut vk::DeviceMemory
 ));
-failing!(map_memory, c"vkMapMemory", vk::PFN_vkMapMemory, (
+failing!(map_memory, c"vkMapMemory", vk::PFN_vkMapMemory, Failure::DoesNothing, (
     device: vk::Device,
     memory: vk::DeviceMemory,
     offset: vk::DeviceSize,
@@ -159,40 +169,46 @@ failing!(map_memory, c"vkMapMemory", vk::PFN_vkMapMemory, (
     flags: vk::MemoryMapFlags,
     data: *mut *mut c_void
 ));
-failing!(create_buffer, c"vkCreateBuffer", vk::PFN_vkCreateBuffer, (
+failing!(create_buffer, c"vkCreateBuffer", vk::PFN_vkCreateBuffer, Failure::DoesNothing, (
     device: vk::Device,
     info: *const vk::BufferCreateInfo<'_>,
     allocator: *const vk::AllocationCallbacks<'_>,
     buffer: *mut vk::Buffer
 ));
-failing!(bind_buffer, c"vkBindBufferMemory", vk::PFN_vkBindBufferMemory, (
+failing!(bind_buffer, c"vkBindBufferMemory", vk::PFN_vkBindBufferMemory, Failure::DoesNothing, (
     device: vk::Device,
     buffer: vk::Buffer,
     memory: vk::DeviceMemory,
     offset: vk::DeviceSize
 ));
-failing!(create_semaphore, c"vkCreateSemaphore", vk::PFN_vkCreateSemaphore, (
+failing!(create_semaphore, c"vkCreateSemaphore", vk::PFN_vkCreateSemaphore, Failure::DoesNothing, (
     device: vk::Device,
     info: *const vk::SemaphoreCreateInfo<'_>,
     allocator: *const vk::AllocationCallbacks<'_>,
     semaphore: *mut vk::Semaphore
 ));
-failing!(begin, c"vkBeginCommandBuffer", vk::PFN_vkBeginCommandBuffer, (
+failing!(begin, c"vkBeginCommandBuffer", vk::PFN_vkBeginCommandBuffer, Failure::DoesNothing, (
     commands: vk::CommandBuffer,
     info: *const vk::CommandBufferBeginInfo<'_>
 ));
-failing!(submit, c"vkQueueSubmit", vk::PFN_vkQueueSubmit, (
+failing!(submit, c"vkQueueSubmit", vk::PFN_vkQueueSubmit, Failure::DoesNothing, (
     queue: vk::Queue,
     count: u32,
     infos: *const vk::SubmitInfo<'_>,
     fence: vk::Fence
 ));
-failing!(counter, c"vkGetSemaphoreCounterValue", vk::PFN_vkGetSemaphoreCounterValue, (
+failing!(counter, c"vkGetSemaphoreCounterValue", vk::PFN_vkGetSemaphoreCounterValue, Failure::IsDone, (
     device: vk::Device,
     semaphore: vk::Semaphore,
     value: *mut u64
 ));
-failing!(wait, c"vkWaitSemaphores", vk::PFN_vkWaitSemaphores, (
+failing!(wait, c"vkWaitSemaphores", vk::PFN_vkWaitSemaphores, Failure::IsDone, (
+    device: vk::Device,
+    info: *const vk::SemaphoreWaitInfo<'_>,
+    timeout: u64
+));
+
+failing!(wait_in_vain, c"vkWaitSemaphores", vk::PFN_vkWaitSemaphores, Failure::DoesNothing, (
     device: vk::Device,
     info: *const vk::SemaphoreWaitInfo<'_>,
     timeout: u64
@@ -290,6 +306,14 @@ fn a_device_that_is_lost_is_an_error() {
     for function in [submit::function(), counter::function(), wait::function()] {
         check_failures(Way::Staged, &function, lost, "VK_ERROR_DEVICE_LOST");
     }
+    // Waiting that fails while the device goes on is not the end of its copies.
+    let no_memory = vk::Result::ERROR_OUT_OF_HOST_MEMORY;
+    check_failures(
+        Way::Staged,
+        &wait_in_vain::function(),
+        no_memory,
+        "host has no memory",
+    );
 }
 
 #[test]
