@@ -19,6 +19,9 @@ for io_uring in "" io-uring; do
     done
 done
 
+check -p weightloader --no-default-features --features vulkan
+check -p loader-cli --no-default-features
+
 check -p loader-core
 check -p loader-core --features testing
 for features in "" safetensors gguf; do
