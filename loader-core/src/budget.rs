@@ -1,5 +1,6 @@
 //! One budget of workers and bytes in flight for the process, which concurrent operations share.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -28,9 +29,12 @@ pub(crate) fn most_workers() -> usize {
     (2 * processors()).max(16)
 }
 
-/// Processors that this process may run on.
-pub(crate) fn processors() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
+/// Processors that this process may run on, at least one, as they were when this was first asked:
+/// the system takes longer to tell than a small read takes (on Linux it reads cgroup files).
+#[must_use]
+pub fn processors() -> usize {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// A part of a pool, given back when dropped.

@@ -47,6 +47,7 @@ mod upload;
 mod uploader;
 
 pub use approach::Approach;
+pub use budget::processors;
 pub use copier::{Copier, Job};
 pub use destination::Destination;
 pub use error::{Error, Result};

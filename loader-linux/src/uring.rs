@@ -18,6 +18,7 @@ pub(crate) fn ring(entries: u32) -> io::Result<IoUring> {
         .dontfork()
         .setup_single_issuer()
         .setup_defer_taskrun()
+        .setup_taskrun_flag()
         .setup_submit_all()
         .build(entries);
     match deferred {
@@ -25,6 +26,14 @@ pub(crate) fn ring(entries: u32) -> io::Result<IoUring> {
             IoUring::builder().dontfork().build(entries)
         }
         outcome => outcome,
+    }
+}
+
+/// Hands what was queued to the kernel and lets it finish what has completed. What it does not
+/// take now goes with the next call.
+pub(crate) fn submit(ring: &mut IoUring) {
+    if let Err(error) = ring.submit() {
+        tracing::debug!(%error, "io_uring_enter");
     }
 }
 

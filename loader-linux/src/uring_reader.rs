@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
-use std::thread;
 
 use io_uring::{IoUring, opcode, types::Fd};
 use loader_core::{
@@ -46,7 +45,7 @@ impl Reader for UringReader {
 
     fn workers(&self) -> usize {
         // One thread keeps one device busy; machines with many processors have faster ones.
-        (thread::available_parallelism().map_or(1, usize::from) / 8).clamp(1, 4)
+        (loader_core::processors() / 8).clamp(1, 4)
     }
 
     fn run(&self, queue: &Queue<'_>) -> Result<(), Refusal> {
@@ -112,6 +111,10 @@ impl<'q> Flight<'q> {
                     Some(task) => self.begin(task),
                     None => break,
                 }
+                // Submitting may have to fault memory in, during which others complete: whoever
+                // waits for them is told in time.
+                uring::submit(&mut self.ring);
+                self.reap();
             }
             if self.in_flight == 0 {
                 if self.stalled.is_none() {
