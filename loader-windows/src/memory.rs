@@ -85,6 +85,12 @@ unsafe impl HostRegion for VirtualRegion {
         let len = end - start;
         // SAFETY: `start` lies within the allocation.
         let first = unsafe { self.start.add(start) };
+        // SAFETY: these pages belong to this region, which is borrowed exclusively; unlocking them
+        // neither unmaps nor changes them.
+        let unlock = || unsafe { VirtualUnlock(first.as_ptr().cast(), len) };
+        if self.locked.get().is_some() {
+            unlock();
+        }
         // Reset pages hold what they held or zeros, whichever the system pleases. Both are the same
         // after this.
         // SAFETY: these pages belong to this region, which is borrowed exclusively.
@@ -96,12 +102,8 @@ unsafe impl HostRegion for VirtualRegion {
             tracing::debug!(%error, "memory was not given back");
             return;
         }
-        // Unlocking pages that are not locked fails, and takes them out of the working set; locked
-        // ones are unlocked first.
-        for _ in 0..if self.locked.get().is_some() { 2 } else { 1 } {
-            // SAFETY: as above; the pages stay mapped.
-            unsafe { VirtualUnlock(first.as_ptr().cast(), len) };
-        }
+        // Unlocking pages that are not locked fails, and takes them out of the working set.
+        unlock();
     }
 
     /// `VirtualLock`, after the working set was made large enough to hold locked pages.
