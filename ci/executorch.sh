@@ -2,7 +2,7 @@
 # ExecuTorch, as its wheel ships it, loads a program with external weights through our DataLoader:
 #   ci/executorch.sh
 # With arguments it times the DataLoaders instead:
-#   ci/executorch.sh FILE [MEBIBYTES [ROUNDS]]
+#   ci/executorch.sh FILE [MEBIBYTES [ROUNDS [NAME]]]
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 version=1.5.1

@@ -1,6 +1,7 @@
 // Times one segment through each DataLoader, cold and warm, in interleaved rounds:
-//   bench FILE [MEBIBYTES [ROUNDS]]
-// FILE is written first where it is not there. Cold: its pages are dropped from the page cache.
+//   bench FILE [MEBIBYTES [ROUNDS [NAME]]]
+// with NAME only those whose names have it in them. FILE is written first where it is not there.
+// Cold: its pages are dropped from the page cache.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -11,6 +12,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <random>
 #include <string>
@@ -77,13 +79,25 @@ void warm(const char* path) {
   close(file);
 }
 
-/// The destination of a runtime: fresh from the system, as malloc gives it.
-void load_into_fresh_memory(const DataLoader& loader, size_t size) {
+void* take_memory(size_t size) {
   void* memory =
       mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   check(memory != MAP_FAILED, "mmap");
+  return memory;
+}
+
+/// A destination fresh from the system, as malloc gives it.
+void load_into_fresh(const DataLoader& loader, size_t size) {
+  void* memory = take_memory(size);
   check(loader.load_into(0, size, segment, memory) == Error::Ok, "load_into");
   munmap(memory, size);
+}
+
+void* arena = nullptr;
+
+/// A destination that was there before: an arena, a buffer of the device.
+void load_into_arena(const DataLoader& loader, size_t size) {
+  check(loader.load_into(0, size, segment, arena) == Error::Ok, "load_into");
 }
 
 /// What a segment costs until each of its pages was looked at.
@@ -139,22 +153,40 @@ int main(int count, char** arguments) {
   executorch::runtime::runtime_init();
   const char* path = arguments[1];
   const size_t size = (count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 1024) << 20;
-  const int rounds = count > 3 ? std::atoi(arguments[3]) : 5;
+  const int rounds = count > 3 ? std::max(1, std::atoi(arguments[3])) : 5;
   write_file(path, size);
+
+  const std::string chosen = count > 4 ? arguments[4] : "";
+  arena = take_memory(size);
+  std::memset(arena, 1, size);
 
   using Ours = WeightloaderDataLoader;
   std::vector<Way> ways = {
-      {"`load_into`, weightloader",
-       [](const char* p, size_t n) { load_into_fresh_memory(opened(Ours::from(p)), n); },
+      {"`load_into` an arena, weightloader",
+       [](const char* p, size_t n) { load_into_arena(opened(Ours::from(p)), n); },
        {},
        {}},
-      {"`load_into`, FileDataLoader",
-       [](const char* p, size_t n) { load_into_fresh_memory(opened(FileDataLoader::from(p)), n); },
+      {"`load_into` an arena, FileDataLoader",
+       [](const char* p, size_t n) { load_into_arena(opened(FileDataLoader::from(p)), n); },
        {},
        {}},
-      {"`load_into`, MmapDataLoader",
+      {"`load_into` an arena, MmapDataLoader",
        [](const char* p, size_t n) {
-         load_into_fresh_memory(opened(MmapDataLoader::from(p, Mlock::NoMlock)), n);
+         load_into_arena(opened(MmapDataLoader::from(p, Mlock::NoMlock)), n);
+       },
+       {},
+       {}},
+      {"`load_into` fresh memory, weightloader",
+       [](const char* p, size_t n) { load_into_fresh(opened(Ours::from(p)), n); },
+       {},
+       {}},
+      {"`load_into` fresh memory, FileDataLoader",
+       [](const char* p, size_t n) { load_into_fresh(opened(FileDataLoader::from(p)), n); },
+       {},
+       {}},
+      {"`load_into` fresh memory, MmapDataLoader",
+       [](const char* p, size_t n) {
+         load_into_fresh(opened(MmapDataLoader::from(p, Mlock::NoMlock)), n);
        },
        {},
        {}},
@@ -193,6 +225,10 @@ int main(int count, char** arguments) {
        {},
        {}},
   };
+  const auto unwanted = [&](const Way& way) {
+    return way.name.find(chosen) == std::string::npos;
+  };
+  ways.erase(std::remove_if(ways.begin(), ways.end(), unwanted), ways.end());
   for (int round = 0; round < rounds; round++) {
     for (size_t turn = 0; turn < ways.size(); turn++) {
       Way& way = ways[(turn + static_cast<size_t>(round)) % ways.size()];
