@@ -83,12 +83,14 @@ fn the_face_needs_core_formats_uploaders_and_the_crate_of_its_system() {
 }
 
 #[test]
-fn the_program_needs_the_face_alone() {
-    for (target, _) in SYSTEMS {
-        let Some(found) = members_below("loader-cli", target, Depth::Direct) else {
-            return;
-        };
-        assert_eq!(found, names(["weightloader"]), "loader-cli on {target}");
+fn the_program_and_the_c_interface_need_the_face_alone() {
+    for package in ["loader-cli", "loader-ffi"] {
+        for (target, _) in SYSTEMS {
+            let Some(found) = members_below(package, target, Depth::Direct) else {
+                return;
+            };
+            assert_eq!(found, names(["weightloader"]), "{package} on {target}");
+        }
     }
 }
 
