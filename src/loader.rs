@@ -3,6 +3,8 @@
 use std::ops::{Range, RangeBounds};
 use std::path::Path;
 
+#[cfg(doc)]
+use loader_core::Error;
 use loader_core::{
     CachePolicy, Copier, Destination, Extent, HostBuffer, Job, Layout, LoadOptions, Operation,
     Placement, Platform, Prefetch, Report, ResidencyMap, Result, Strategy, StreamOrder, Uploader,
