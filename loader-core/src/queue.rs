@@ -7,7 +7,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::prefault::Memory;
@@ -112,20 +112,13 @@ impl<'a> Queue<'a> {
                 Ok(None) => None,
                 Err(early) => Some(early),
             };
-            let waiting = locked(&self.transfer.waiting);
             if self.transfer.is_over() {
                 return None;
             }
-            let changed = &self.transfer.changed;
-            if let Some(early) = early {
-                let woken = changed.wait_timeout(waiting, early);
-                drop(woken.unwrap_or_else(PoisonError::into_inner));
-            } else if locked(&self.pieces).is_empty() {
-                drop(
-                    changed
-                        .wait(waiting)
-                        .unwrap_or_else(PoisonError::into_inner),
-                );
+            let more = || self.transfer.is_over() || !locked(&self.pieces).is_empty();
+            match early {
+                None => self.transfer.wait_unless(more, None),
+                Some(_) => self.transfer.wait_unless(|| self.transfer.is_over(), early),
             }
         }
     }
@@ -162,10 +155,9 @@ impl<'a> Queue<'a> {
 
     /// Waits until a reader has taken the first task or given up, or the transfer is over.
     pub(crate) fn wait_for_first_task(&self) {
-        let mut waiting = locked(&self.transfer.waiting);
-        while !self.has_begun() && !self.transfer.is_over() {
-            let woken = self.transfer.changed.wait(waiting);
-            waiting = woken.unwrap_or_else(PoisonError::into_inner);
+        let begun = || self.has_begun() || self.transfer.is_over();
+        while !begun() {
+            self.transfer.wait_unless(begun, None);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crossbeam::channel::Sender;
 
@@ -39,9 +40,9 @@ pub(crate) struct Transfer {
     tally: Mutex<Tally>,
     events: Sender<Event>,
     pub(crate) pace: Option<Pace>,
-    /// What readers waiting for work wait on, in whichever queue.
-    pub(crate) waiting: Mutex<()>,
-    pub(crate) changed: Condvar,
+    /// How many wait for something to change, in whichever queue.
+    waiting: Mutex<usize>,
+    changed: Condvar,
 }
 
 /// What a report will say.
@@ -80,7 +81,7 @@ impl Transfer {
             tally: Mutex::new(tally),
             events,
             pace,
-            waiting: Mutex::new(()),
+            waiting: Mutex::new(0),
             changed: Condvar::new(),
         }
     }
@@ -163,8 +164,31 @@ impl Transfer {
 
     /// Wakes readers that wait for work.
     pub(crate) fn wake(&self) {
-        drop(locked(&self.waiting));
-        self.changed.notify_all();
+        // Waking nobody is a system call all the same.
+        if *locked(&self.waiting) > 0 {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits until woken, or for `at_most`, unless `ready` says that there is no need to; `ready` is
+    /// asked when whoever changes that has to wait, so that no change is missed.
+    pub(crate) fn wait_unless(&self, ready: impl Fn() -> bool, at_most: Option<Duration>) {
+        let mut waiting = locked(&self.waiting);
+        if ready() {
+            return;
+        }
+        *waiting += 1;
+        let mut woken = match at_most {
+            None => self
+                .changed
+                .wait(waiting)
+                .unwrap_or_else(PoisonError::into_inner),
+            Some(at_most) => {
+                let woken = self.changed.wait_timeout(waiting, at_most);
+                woken.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        *woken -= 1;
     }
 
     fn piece_over(&self) {
