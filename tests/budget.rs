@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -13,14 +14,25 @@ use weightloader::{Loader, Mechanism, Operation, Strategy};
 const LOADS: usize = 12;
 const THREADS: usize = 16;
 
+/// A reader whose first reads wait until so many of them are under way at once.
+fn reader_of_many(reads: usize) -> Arc<FaultyReader> {
+    let arrived = AtomicUsize::new(0);
+    let wait = Fault::call(move || {
+        arrived.fetch_add(1, Ordering::AcqRel);
+        while arrived.load(Ordering::Acquire) < reads {
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+    Arc::new(FaultyReader::new(Mechanism::BUFFERED, 0).always(wait))
+}
+
 #[test]
 fn concurrent_loads_share_the_workers_and_all_of_them_move_on() {
     let _watchdog = Watchdog::over("concurrent loads");
     let folder = tempfile::tempdir().unwrap();
     let sample = Sample::new(folder.path(), "weights.bin", 4 << 20);
-    // Slow enough that all of them are under way at once.
-    let reader = FaultyReader::new(Mechanism::BUFFERED, 0);
-    let reader = Arc::new(reader.always(Fault::Delay(Duration::from_millis(5))));
+    // Every load has one worker at least, and the first has more.
+    let reader = reader_of_many(LOADS + 1);
     let platform = Platform {
         buffered: reader.clone(),
         ..platform(Residency::All)
@@ -56,8 +68,7 @@ fn concurrent_loads_share_the_workers_and_all_of_them_move_on() {
 
     // All have been given back.
     let mut memory = Guarded::new(sample.bytes(), 0);
-    let reader = FaultyReader::new(Mechanism::BUFFERED, 0);
-    let reader = Arc::new(reader.always(Fault::Delay(Duration::from_millis(5))));
+    let reader = reader_of_many(THREADS);
     let alone = Platform {
         buffered: reader.clone(),
         ..loader.platform().clone()
