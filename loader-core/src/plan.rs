@@ -6,6 +6,7 @@ use crate::{Error, Result};
 
 /// Bytes of a file and where they shall land.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "callers build it")]
 pub struct Extent {
     /// Where the bytes begin, from the start of the file on disk.
     pub offset: u64,
@@ -17,6 +18,7 @@ pub struct Extent {
 
 /// A piece of work for a reader: bytes of one file and where they land.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Chunk {
     /// Where the bytes begin, from the start of the file on disk.
     pub offset: u64,
