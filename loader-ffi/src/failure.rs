@@ -191,10 +191,6 @@ impl From<Failure> for Told {
 }
 
 thread_local! {
-    #[allow(
-        clippy::missing_const_for_thread_local,
-        reason = "it is; the lint takes the macro's code for Windows for an initializer"
-    )]
     static LAST: RefCell<Option<Told>> = const { RefCell::new(None) };
 }
 
