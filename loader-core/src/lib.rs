@@ -43,6 +43,7 @@ mod stream;
 pub mod testing;
 pub mod timeline;
 mod transfer;
+mod turns;
 mod upload;
 mod uploader;
 

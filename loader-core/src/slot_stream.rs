@@ -1,8 +1,6 @@
 //! Streaming through memory of the caller's: parts of files in order, in slots that are given back.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,11 +9,12 @@ use std::thread::{self, JoinHandle};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use crate::feeder::{Events, FedChunks, Feed, Feeder};
-use crate::stream::check_items;
+use crate::stream::{check_items, wanted};
 use crate::transfer::{Event, locked};
+use crate::turns::Turns;
 use crate::{
     CancelToken, Copier, Error, Extent, LoadOptions, Mechanism, Operation, Platform, Report,
-    Result, StreamItem, StreamOrder, WeightFile,
+    Result, StreamItem, WeightFile,
 };
 
 /// A part keeps its place within a block of so many bytes between file and slot, so that direct
@@ -349,21 +348,19 @@ struct Background {
 impl Background {
     fn run(self, events: Events) {
         let copier = Copier::new(&self.platform, &self.options);
+        let wanted = wanted(&self.files, &self.items);
         let mut feeder = SlotFeeder {
             background: &self,
             copier,
             item: 0,
             item_offset: 0,
-            landing: BTreeMap::new(),
-            landed: BTreeMap::new(),
-            parts: 0,
-            given: 0,
+            turns: Turns::new(self.options.stream_order),
         };
         let operation = Operation::new().cancel(&self.shared.cancel);
         // SAFETY: the memory of each slot is valid for as long as the stream lives (the promise of
         // `SlotStream::start`), whose end waits for this thread; a slot is used for one part at a
         // time, and by the caller only between landing and release.
-        let outcome = unsafe { copier.feed(&self.wanted(), events, &mut feeder, operation) };
+        let outcome = unsafe { copier.feed(&wanted, events, &mut feeder, operation) };
         match outcome {
             Ok(report) => {
                 *locked(&self.shared.report) = Some(report);
@@ -375,16 +372,6 @@ impl Background {
             }
         }
     }
-
-    /// Which bytes of each file are wanted.
-    fn wanted(&self) -> Vec<(WeightFile, Vec<Range<u64>>)> {
-        let files = self.files.iter().cloned();
-        let mut wanted: Vec<_> = files.map(|file| (file, Vec::new())).collect();
-        for item in &self.items {
-            wanted[item.file].1.push(item.range.clone());
-        }
-        wanted
-    }
 }
 
 /// Feeds the copier with parts that fit a slot, as slots come free.
@@ -394,14 +381,8 @@ struct SlotFeeder<'b> {
     /// The item that the next part is of, and where in it the part begins.
     item: usize,
     item_offset: u64,
-    /// Parts being read.
-    landing: BTreeMap<usize, FilledSlot>,
-    /// Parts that have landed before an earlier one.
-    landed: BTreeMap<usize, FilledSlot>,
-    /// How many parts were made.
-    parts: usize,
-    /// How many parts were given to the caller.
-    given: usize,
+    /// Parts on their way to the caller.
+    turns: Turns<FilledSlot>,
 }
 
 impl Feeder for SlotFeeder<'_> {
@@ -447,9 +428,7 @@ impl Feeder for SlotFeeder<'_> {
         } else {
             self.item_offset += len as u64;
         }
-        let group = self.parts;
-        self.parts += 1;
-        self.landing.insert(group, filled);
+        let group = self.turns.begin(filled);
         Ok(Feed::Chunks(FedChunks {
             file,
             chunks: plan.chunks().to_vec(),
@@ -461,16 +440,9 @@ impl Feeder for SlotFeeder<'_> {
     }
 
     fn landed(&mut self, group: usize) -> Result<()> {
-        if let Some(filled) = self.landing.remove(&group) {
-            self.landed.insert(group, filled);
-        }
-        let in_turn = self.background.options.stream_order == StreamOrder::Asked;
-        while let Some(next) = self.landed.first_entry() {
-            if in_turn && *next.key() != self.given {
-                break;
-            }
-            self.given += 1;
-            if self.background.ready.send(Ok(next.remove())).is_err() {
+        self.turns.land(group);
+        while let Some(filled) = self.turns.next() {
+            if self.background.ready.send(Ok(filled)).is_err() {
                 return Err(Error::Cancelled);
             }
         }

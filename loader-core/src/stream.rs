@@ -1,6 +1,6 @@
 //! Streaming: pieces of files in order, as they land, in bounded memory of ours.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,9 +11,10 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use crate::feeder::{Events, FedChunks, Feed, Feeder};
 use crate::transfer::{Event, locked};
+use crate::turns::Turns;
 use crate::{
     CancelToken, Copier, Error, HostBuffer, Layout, LoadOptions, Operation, Platform, Report,
-    Result, StreamOrder, WeightFile,
+    Result, WeightFile,
 };
 
 /// One piece of a stream: a tensor's bytes.
@@ -266,7 +267,7 @@ struct Background {
 impl Background {
     fn run(self, events: Events) {
         let copier = Copier::new(&self.platform, &self.options);
-        let wanted = self.wanted();
+        let wanted = wanted(&self.files, &self.items);
         let limit = self
             .options
             .memory_limit
@@ -281,10 +282,7 @@ impl Background {
             home,
             returned,
             pool: Vec::new(),
-            landing: BTreeMap::new(),
-            landed: BTreeMap::new(),
-            groups: 0,
-            given: 0,
+            turns: Turns::new(self.options.stream_order),
         };
         let operation = Operation::new().cancel(&self.shared.cancel);
         // SAFETY: every group's memory is held by the group itself until its last piece has
@@ -298,16 +296,19 @@ impl Background {
             }
         }
     }
+}
 
-    /// Which bytes of each file are wanted.
-    fn wanted(&self) -> Vec<(WeightFile, Vec<Range<u64>>)> {
-        let files = self.files.iter().cloned();
-        let mut wanted: Vec<_> = files.map(|file| (file, Vec::new())).collect();
-        for item in &self.items {
-            wanted[item.file].1.push(item.range.clone());
-        }
-        wanted
+/// Which bytes of each file a stream of `items` wants.
+pub(crate) fn wanted(
+    files: &[WeightFile],
+    items: &[StreamItem],
+) -> Vec<(WeightFile, Vec<Range<u64>>)> {
+    let files = files.iter().cloned();
+    let mut wanted: Vec<_> = files.map(|file| (file, Vec::new())).collect();
+    for item in items {
+        wanted[item.file].1.push(item.range.clone());
     }
+    wanted
 }
 
 /// Feeds the copier with groups of items as the consumer makes room.
@@ -321,14 +322,8 @@ struct StreamFeeder<'b> {
     home: Sender<HostBuffer>,
     returned: Receiver<HostBuffer>,
     pool: Vec<HostBuffer>,
-    /// Groups being read.
-    landing: BTreeMap<usize, ReadyGroup>,
-    /// Groups that have landed before an earlier one.
-    landed: BTreeMap<usize, ReadyGroup>,
-    /// How many groups were made.
-    groups: usize,
-    /// How many groups were given to the consumer.
-    given: usize,
+    /// Groups on their way to the consumer.
+    turns: Turns<ReadyGroup>,
 }
 
 impl Feeder for StreamFeeder<'_> {
@@ -358,16 +353,9 @@ impl Feeder for StreamFeeder<'_> {
     }
 
     fn landed(&mut self, group: usize) -> Result<()> {
-        if let Some(ready) = self.landing.remove(&group) {
-            self.landed.insert(group, ready);
-        }
-        let in_turn = self.background.options.stream_order == StreamOrder::Asked;
-        while let Some(next) = self.landed.first_entry() {
-            if in_turn && *next.key() != self.given {
-                break;
-            }
-            self.given += 1;
-            if self.background.ready.send(Ok(next.remove())).is_err() {
+        self.turns.land(group);
+        while let Some(ready) = self.turns.next() {
+            if self.background.ready.send(Ok(ready)).is_err() {
                 return Err(Error::Cancelled);
             }
         }
@@ -400,8 +388,6 @@ impl StreamFeeder<'_> {
         };
         let items = (self.next..end).zip(ranges.iter().map(bytes)).collect();
         let plan = self.copier.plan(layout.extents(), layout.len())?;
-        let group = self.groups;
-        self.groups += 1;
         self.next = end;
         let ready = ReadyGroup {
             bytes: layout.len() as u64,
@@ -411,7 +397,7 @@ impl StreamFeeder<'_> {
             .shared
             .ahead
             .fetch_add(ready.bytes, Ordering::AcqRel);
-        self.landing.insert(group, ready);
+        let group = self.turns.begin(ready);
         if plan.chunks().is_empty() {
             self.landed(group)?;
             return Ok(None);

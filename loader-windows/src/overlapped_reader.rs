@@ -54,7 +54,7 @@ impl Reader for OverlappedReader {
 
     fn workers(&self) -> usize {
         // One thread keeps one device busy; machines with many processors have faster ones.
-        (thread::available_parallelism().map_or(1, usize::from) / 8).clamp(1, 4)
+        (loader_core::processors() / 8).clamp(1, 4)
     }
 
     fn run(&self, queue: &Queue<'_>) -> Result<(), Refusal> {
