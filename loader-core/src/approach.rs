@@ -1,11 +1,13 @@
 //! Pure arithmetic: how a chunk is read past the page cache, in place or through a slab.
 
+use std::io;
+
+use crate::slabs::SLAB_BYTES;
 use crate::{Support, Task};
 
 /// How the front of a task is read by a reader that must respect alignments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "there is no third way")]
-pub enum Approach {
+pub(crate) enum Approach {
     /// Straight into the destination.
     InPlace {
         /// How many bytes; the rest is a task of its own afterwards.
@@ -25,34 +27,37 @@ pub enum Approach {
 }
 
 impl Support {
-    /// Chooses how to read the front of `task`, through slabs of `slab_bytes` (at least two blocks)
-    /// where it must be.
+    /// Chooses how to read the front of `task`, through a slab where it must be.
     ///
     /// Unaligned heads that shift the rest onto aligned ground are bounced alone, so that the rest
     /// can be read in place.
-    #[must_use]
-    pub fn approach(&self, task: &Task<'_>, slab_bytes: usize) -> Approach {
+    pub(crate) fn approach(&self, task: &Task<'_>) -> Approach {
         self.choose(
             task.offset(),
             task.len(),
             task.destination().addr().get(),
             task.allows_direct(),
-            slab_bytes,
         )
     }
 
-    fn choose(
-        &self,
-        offset: u64,
-        len: usize,
-        address: usize,
-        allows_direct: bool,
-        slab_bytes: usize,
-    ) -> Approach {
+    /// Asserts that a read lies as it must. One that does not is a mistake of ours, so it fails the
+    /// operation, also on systems that would let it pass, as Wine does.
+    pub(crate) fn check(&self, offset: u64, address: usize, len: usize) -> io::Result<()> {
+        let block = self.offset_alignment.max(1);
+        let file_aligned = offset % block == 0 && len as u64 % block == 0;
+        if file_aligned && address % self.memory_alignment.max(1) == 0 {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "a misaligned direct read of {len} bytes at {offset} to {address:#x}: {self:?}"
+        )))
+    }
+
+    fn choose(&self, offset: u64, len: usize, address: usize, allows_direct: bool) -> Approach {
         let block = self.offset_alignment.max(1);
         let memory = self.memory_alignment.max(1);
         // Both fit a slab, which is an `usize`.
-        let small = |bytes: u64| usize::try_from(bytes).unwrap_or(slab_bytes);
+        let small = |bytes: u64| usize::try_from(bytes).unwrap_or(SLAB_BYTES);
         let block_len = small(block);
         let skip = small(offset % block);
         let aligned = skip == 0 && address % memory == 0;
@@ -66,7 +71,7 @@ impl Support {
         let wanted = if allows_direct && rest_aligned && len >= head + block_len {
             head
         } else {
-            len.min(slab_bytes - skip)
+            len.min(SLAB_BYTES - skip)
         };
         let read = (skip + wanted).next_multiple_of(block_len);
         Approach::Bounce {
@@ -83,8 +88,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SLAB_BYTES: usize = 1 << 20;
-
     proptest! {
         #[test]
         fn approaches_respect_alignment_and_move_on(
@@ -97,7 +100,7 @@ mod tests {
         ) {
             let support = Support::aligned(1 << block_power, 1 << memory_power);
             let block = support.offset_alignment;
-            match support.choose(offset, len, address, allows_direct, SLAB_BYTES) {
+            match support.choose(offset, len, address, allows_direct) {
                 Approach::InPlace { len: part } => {
                     prop_assert!(allows_direct && part > 0 && part <= len);
                     prop_assert_eq!(offset % block, 0);
@@ -121,7 +124,7 @@ mod tests {
         let (mut offset, mut len, mut address) = (4096 * 3 + 100, 10 << 20, 4096 * 77 + 100);
         let mut steps = Vec::new();
         while len > 0 {
-            let step = support.choose(offset, len, address, true, SLAB_BYTES);
+            let step = support.choose(offset, len, address, true);
             let moved = match step {
                 Approach::InPlace { len } => len,
                 Approach::Bounce { wanted, .. } => wanted,
@@ -137,5 +140,14 @@ mod tests {
                 Approach::Bounce { wanted: 100, .. }
             ]
         ));
+    }
+
+    #[test]
+    fn misaligned_reads_are_noticed() {
+        let support = Support::aligned(4096, 512);
+        assert!(support.check(8192, 0x1200, 4096).is_ok());
+        for (offset, address, len) in [(512, 0x1000, 4096), (0, 0x1100, 4096), (0, 0x1000, 512)] {
+            assert!(support.check(offset, address, len).is_err());
+        }
     }
 }

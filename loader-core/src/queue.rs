@@ -308,7 +308,7 @@ impl<'q> Task<'q> {
     /// Copies what a read brought to a slab, `wanted` bytes after the first `skip` of `read`, to the
     /// front of the destination, and tells the outcome as `mechanism`. A read that brought fewer is
     /// a short one.
-    pub fn deliver(mut self, mechanism: Mechanism, read: &[u8], skip: usize, wanted: usize) {
+    pub(crate) fn deliver(mut self, mechanism: Mechanism, read: &[u8], skip: usize, wanted: usize) {
         let bytes = read.get(skip..).unwrap_or_default();
         let len = bytes.len().min(wanted).min(self.len());
         let destination = self.destination().as_ptr();

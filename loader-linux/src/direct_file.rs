@@ -5,14 +5,11 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
-use loader_core::{HostBuffer, Mechanism, Refusal, Support, WeightFile};
+use loader_core::{HostBuffer, Mechanism, Refusal, SLAB_BYTES, Support, WeightFile};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use crate::filesystem;
 use crate::host_memory::HugePageMemory;
-
-/// Reads through a slab are at most this long.
-pub(crate) const SLAB_BYTES: usize = 1 << 20;
 
 /// Alignments beyond this are not served: a slab must hold several blocks.
 const LARGEST_BLOCK: u64 = SLAB_BYTES as u64 / 4;
@@ -91,6 +88,13 @@ pub(crate) fn open(file: &WeightFile) -> io::Result<File> {
         }
         outcome => outcome,
     }
+}
+
+/// Opens `file` once more, past the page cache, and tells how reads of it must lie.
+pub(crate) fn open_aligned(file: &WeightFile) -> io::Result<(File, Support)> {
+    let support = support(file)
+        .map_err(|refusal| io::Error::new(io::ErrorKind::Unsupported, refusal.reason))?;
+    Ok((open(file)?, support))
 }
 
 /// What statx(2) says: `STATX_DIOALIGN`, since Linux 6.1, where the filesystem fills it in. An

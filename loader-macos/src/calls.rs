@@ -9,13 +9,8 @@ pub(crate) const WILL_NEED_BYTES: u64 = 1 << 20;
 /// not wait for (XNU, `bsd/vfs/vfs_cluster.c`, `advisory_read_ext`).
 pub(crate) const ADVISORY_BYTES: u64 = 16 << 20;
 
-/// The most that one read is given: more than `INT_MAX` bytes are EINVAL (XNU,
-/// `bsd/kern/sys_generic.c`).
-pub(crate) const READ_BYTES: usize = 1 << 30;
-
-// The system takes both lengths as an int.
+// The system takes the length as an int.
 const _: () = assert!(ADVISORY_BYTES <= i32::MAX.unsigned_abs() as u64);
-const _: () = assert!(READ_BYTES <= i32::MAX.unsigned_abs() as usize);
 // Pieces begin and end at pages, whichever the system has.
 const _: () = assert!(WILL_NEED_BYTES % 16_384 == 0 && ADVISORY_BYTES % 16_384 == 0);
 

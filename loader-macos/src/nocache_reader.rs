@@ -3,26 +3,18 @@
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
-use loader_core::{
-    Approach, HostBuffer, Mechanism, Queue, Reader, Refusal, Support, Task, WeightFile,
-};
-use rustix::io::Errno;
+use loader_core::{BlockingEngine, Mechanism, Queue, Reader, Refusal, Support, WeightFile, serve};
 
-use crate::calls::{self, READ_BYTES};
-use crate::{AnonymousMemory, host_statistics, system};
+use crate::{AnonymousMemory, calls, host_statistics, system};
 
 /// What reads with `F_NOCACHE` must be aligned to, in the file and in memory, to pass by the cache:
 /// blocks of the device, which have 512 or 4096 bytes. Anything else is served too, but one byte
 /// out of place sends all of a read through the cache (XNU, `bsd/vfs/vfs_cluster.c`,
 /// `cluster_read_direct`).
 const BLOCK: usize = 4096;
-
-/// Reads through a slab are at most this long.
-const SLAB_BYTES: usize = 1 << 20;
 
 /// Reads with `F_NOCACHE`, one in flight a worker.
 ///
@@ -60,11 +52,8 @@ impl Reader for NocacheReader {
     }
 
     fn run(&self, queue: &Queue<'_>) -> Result<(), Refusal> {
-        let mut files = UncachedFiles::default();
-        let mut slab = None;
-        while let Some(task) = queue.next() {
-            read(task, &mut files, &mut slab);
-        }
+        let engine = BlockingEngine::new(open_aligned, is_refusal);
+        serve(queue, engine, BlockingEngine::DEPTH, &AnonymousMemory);
         Ok(())
     }
 }
@@ -90,75 +79,14 @@ fn open(file: &WeightFile) -> io::Result<File> {
     Ok(reopened)
 }
 
-/// Files opened past the cache, by their index in the queue, each when it is first needed.
-#[derive(Debug, Default)]
-struct UncachedFiles(Vec<Option<File>>);
-
-impl UncachedFiles {
-    fn get(&mut self, task: &Task<'_>) -> io::Result<&File> {
-        let index = task.file_index();
-        if self.0.len() <= index {
-            self.0.resize_with(index + 1, || None);
-        }
-        let opened = match self.0[index].take() {
-            Some(opened) => opened,
-            None => open(task.file())?,
-        };
-        Ok(self.0[index].insert(opened))
-    }
+/// Opens `file` once more, past the cache, and tells how reads of it must lie.
+fn open_aligned(file: &WeightFile) -> io::Result<(File, Support)> {
+    Ok((open(file)?, alignments()))
 }
 
-fn read(task: Task<'_>, files: &mut UncachedFiles, slab: &mut Option<HostBuffer>) {
-    let file = match files.get(&task) {
-        Ok(file) => file,
-        Err(error) => return task.refuse(Mechanism::DIRECT, error),
-    };
-    match alignments().approach(&task, SLAB_BYTES) {
-        Approach::InPlace { len } => {
-            let start = task.destination().as_ptr().cast::<MaybeUninit<u8>>();
-            // SAFETY: the destination is valid for writes of the task's length, of which this is a
-            // part, and nobody else touches it until the outcome is told.
-            let buffer = unsafe { std::slice::from_raw_parts_mut(start, len.min(READ_BYTES)) };
-            match rustix::io::pread(file, buffer, task.offset()) {
-                Ok((filled, _)) => {
-                    let filled = filled.len();
-                    // SAFETY: the system put that many bytes at the front of the destination.
-                    unsafe { task.complete(Mechanism::DIRECT, filled) };
-                }
-                Err(error) => give_up(task, error),
-            }
-        }
-        Approach::Bounce {
-            offset,
-            read,
-            skip,
-            wanted,
-        } => {
-            let slab = match slab {
-                Some(slab) => slab,
-                None => match HostBuffer::zeroed(&AnonymousMemory, SLAB_BYTES) {
-                    Ok(fresh) => slab.insert(fresh),
-                    Err(error) => {
-                        return task.refuse(Mechanism::DIRECT_BOUNCED, io::Error::other(error));
-                    }
-                },
-            };
-            match rustix::io::pread(file, &mut slab[..read], offset) {
-                Ok(filled) => {
-                    task.deliver(Mechanism::DIRECT_BOUNCED, &slab[..filled], skip, wanted);
-                }
-                Err(error) => give_up(task, error),
-            }
-        }
-    }
-}
-
-fn give_up(task: Task<'_>, error: Errno) {
-    // Memory that cannot be wired, or a filesystem without such reads.
-    let refused = matches!(error, Errno::INVAL | Errno::FAULT | Errno::NOTSUP);
-    if refused {
-        task.refuse(Mechanism::DIRECT, error.into());
-    } else {
-        task.fail(error.into());
-    }
+/// Whether an error means memory that cannot be wired, or a filesystem without such reads.
+fn is_refusal(error: &io::Error) -> bool {
+    [libc::EINVAL, libc::EFAULT, libc::ENOTSUP]
+        .into_iter()
+        .any(|code| error.raw_os_error() == Some(code))
 }

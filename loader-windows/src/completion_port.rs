@@ -4,11 +4,13 @@ use std::fs::File;
 use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 
-use windows_sys::Win32::Foundation::INVALID_HANDLE_VALUE;
+use windows_sys::Win32::Foundation::{INVALID_HANDLE_VALUE, WAIT_TIMEOUT};
 use windows_sys::Win32::System::IO::{
     CreateIoCompletionPort, GetQueuedCompletionStatusEx, OVERLAPPED, OVERLAPPED_ENTRY,
 };
 use windows_sys::Win32::System::Threading::INFINITE;
+
+use crate::handle::is;
 
 /// Completions fetched at once.
 const BATCH: usize = 64;
@@ -40,11 +42,16 @@ impl CompletionPort {
         Ok(())
     }
 
-    /// Waits until something completes, and tells by the addresses of their `OVERLAPPED` what did.
-    pub(crate) fn wait(&self) -> io::Result<impl Iterator<Item = *mut OVERLAPPED>> {
+    /// Tells by the addresses of their `OVERLAPPED` what completed, and waits until something has
+    /// where `wait` says so.
+    pub(crate) fn completed(
+        &self,
+        wait: bool,
+    ) -> io::Result<impl Iterator<Item = *mut OVERLAPPED> + use<>> {
         let mut entries = [OVERLAPPED_ENTRY::default(); BATCH];
         let room = u32::try_from(BATCH).unwrap_or(1);
         let mut count = 0_u32;
+        let milliseconds = if wait { INFINITE } else { 0 };
         // SAFETY: the port is open; there is room for as many entries as is said, and the call
         // keeps none of the pointers.
         let told = unsafe {
@@ -53,12 +60,16 @@ impl CompletionPort {
                 entries.as_mut_ptr(),
                 room,
                 &raw mut count,
-                INFINITE,
+                milliseconds,
                 0,
             )
         };
         if told == 0 {
-            return Err(io::Error::last_os_error());
+            let error = io::Error::last_os_error();
+            if !is(&error, WAIT_TIMEOUT) {
+                return Err(error);
+            }
+            count = 0;
         }
         let completed = entries.into_iter().take(count as usize);
         Ok(completed.map(|entry| entry.lpOverlapped))

@@ -11,7 +11,6 @@ mod handle;
 mod hint;
 mod memory;
 mod overlapped_reader;
-mod slabs;
 mod system;
 mod timed_probes;
 mod unbuffered_file;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::windows::fs::{FileExt, MetadataExt};
 
-use loader_core::{HostBuffer, Mechanism, Refusal, Support, WeightFile};
+use loader_core::{HostBuffer, Mechanism, Refusal, SLAB_BYTES, Support, WeightFile};
 use windows_sys::Win32::Foundation::{
     ERROR_INVALID_FUNCTION, ERROR_INVALID_PARAMETER, ERROR_INVALID_USER_BUFFER,
     ERROR_NO_SYSTEM_RESOURCES, ERROR_NOACCESS, ERROR_NOT_ENOUGH_MEMORY, ERROR_NOT_ENOUGH_QUOTA,
@@ -18,9 +18,6 @@ use windows_sys::Win32::Storage::FileSystem::{
 
 use crate::handle::{information, is, reopen};
 use crate::memory::VirtualMemory;
-
-/// Reads through a slab are at most this long.
-pub(crate) const SLAB_BYTES: usize = 1 << 20;
 
 /// Alignments beyond this are not served: a slab must hold several blocks.
 const LARGEST_BLOCK: u64 = SLAB_BYTES as u64 / 4;

@@ -3,21 +3,23 @@
 use std::io;
 use std::ptr::NonNull;
 
-use loader_core::HostBuffer;
+use crate::{HostBuffer, HostMemory};
 
-use crate::memory::VirtualMemory;
-use crate::unbuffered_file::SLAB_BYTES;
+/// Bytes of a slab; reads through one are at most this long.
+pub const SLAB_BYTES: usize = 1 << 20;
 
-/// Slabs of one reader, taken from the system when the first one is needed.
+/// Slabs of one worker, taken from the system when the first one is needed.
 #[derive(Debug)]
-pub(crate) struct Slabs {
+pub(crate) struct Slabs<'m> {
+    source: &'m dyn HostMemory,
     memory: Option<HostBuffer>,
     free: Vec<usize>,
 }
 
-impl Slabs {
-    pub(crate) fn new(count: usize) -> Self {
+impl<'m> Slabs<'m> {
+    pub(crate) fn new(count: usize, source: &'m dyn HostMemory) -> Self {
         Self {
+            source,
             memory: None,
             free: (0..count).rev().collect(),
         }
@@ -31,7 +33,8 @@ impl Slabs {
     pub(crate) fn take(&mut self) -> io::Result<Option<usize>> {
         if self.memory.is_none() {
             let len = self.free.len() * SLAB_BYTES;
-            let memory = HostBuffer::zeroed(&VirtualMemory, len).map_err(io::Error::other)?;
+            let memory = HostBuffer::zeroed(self.source, len).map_err(io::Error::other)?;
+            memory.exclude_from_fork(true);
             self.memory = Some(memory);
         }
         Ok(self.free.pop())
@@ -42,7 +45,7 @@ impl Slabs {
         self.free.push(slab);
     }
 
-    /// Where a slab begins: aligned to 64 KiB.
+    /// Where a slab begins: at a whole page.
     pub(crate) fn start(&self, slab: usize) -> *mut u8 {
         let memory = self.memory.as_ref();
         let first = memory.map_or(NonNull::dangling(), HostBuffer::start);

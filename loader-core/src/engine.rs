@@ -1,0 +1,451 @@
+//! Reads past the page cache: what the engines of all systems have in common.
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+
+use crate::approach::Approach;
+use crate::slabs::Slabs;
+use crate::{HostMemory, Mechanism, Queue, Support, Task, WeightFile, positional};
+
+/// What performs reads past the page cache: each system's own way to have many of them in flight.
+///
+/// [`serve`] drives it: opens files once, reads in place or through slabs as alignments demand, and
+/// waits for all that is in flight before it returns, errs or unwinds.
+///
+/// # Safety
+/// Memory that [`begin`](Self::begin) was given is written by the read that it began alone, and no
+/// more once [`completed`](Self::completed) told of that read; the bytes that it tells of are then
+/// at the front of the memory. Only reads that began and have not been told of are told of.
+pub unsafe trait ReadEngine {
+    /// Straight into the destination.
+    const DIRECT: Mechanism;
+    /// By way of a slab.
+    const BOUNCED: Mechanism;
+
+    /// Opens a file past the page cache, and tells how reads of it must lie.
+    ///
+    /// # Errors
+    /// The system's reason; the file is then read another way where the caller left us the choice.
+    fn open(&mut self, file: &WeightFile) -> io::Result<(File, Support)>;
+
+    /// Begins read number `index`, of `len` bytes at `offset` from the start of the file on disk.
+    /// It may be over at once, and is told of by [`completed`](Self::completed) all the same.
+    ///
+    /// # Safety
+    /// `file` stays open and `start` valid for writes of `len` bytes, touched by nobody else, until
+    /// `completed` told of this read; no read of that number is in flight.
+    ///
+    /// # Errors
+    /// The system's reason; the read has then not begun, and is not told of.
+    unsafe fn begin(
+        &mut self,
+        index: usize,
+        file: &File,
+        offset: u64,
+        start: *mut u8,
+        len: usize,
+    ) -> io::Result<()>;
+
+    /// Tells of reads that are over: their numbers, and how many bytes they brought or why none.
+    /// Waits for one where `wait` says so; that may tell of none all the same, and is then asked
+    /// again.
+    fn completed(&mut self, wait: bool, tell: &mut Vec<(usize, io::Result<usize>)>);
+
+    /// Whether an error means that such reads do not serve here, rather than that the device failed.
+    fn is_refusal(&self, error: &io::Error) -> bool;
+}
+
+/// Serves `queue` with an engine, with `depth` reads in flight at most. Slabs are of `memory`.
+pub fn serve<E: ReadEngine>(queue: &Queue<'_>, engine: E, depth: usize, memory: &dyn HostMemory) {
+    Flight::new(engine, depth.clamp(1, MOST_DEPTH), memory).run(queue);
+}
+
+const MOST_DEPTH: usize = 4096;
+
+/// Slabs of one worker at most: enough that copying out of some overlaps reading into others.
+const MOST_SLABS: usize = 16;
+
+/// The reads in flight of one worker.
+///
+/// The system writes into destinations and slabs until the engine told of a read, so this is not
+/// dropped before it told of every one.
+struct Flight<'q, E: ReadEngine> {
+    engine: E,
+    reads: Vec<Option<Read<'q>>>,
+    free: Vec<usize>,
+    /// By their index in the queue, each opened when it is first needed.
+    files: Vec<Option<(File, Support)>>,
+    slabs: Slabs<'q>,
+    /// A task that waits for a slab.
+    stalled: Option<Task<'q>>,
+    in_flight: usize,
+    completed: Vec<(usize, io::Result<usize>)>,
+}
+
+/// One read in flight.
+struct Read<'q> {
+    task: Task<'q>,
+    bounce: Option<Bounce>,
+}
+
+struct Bounce {
+    slab: usize,
+    skip: usize,
+    wanted: usize,
+}
+
+impl<'q, E: ReadEngine> Flight<'q, E> {
+    fn new(engine: E, depth: usize, memory: &'q dyn HostMemory) -> Self {
+        Self {
+            engine,
+            reads: (0..depth).map(|_| None).collect(),
+            free: (0..depth).rev().collect(),
+            files: Vec::new(),
+            slabs: Slabs::new(depth.min(MOST_SLABS), memory),
+            stalled: None,
+            in_flight: 0,
+            completed: Vec::new(),
+        }
+    }
+
+    fn run(&mut self, queue: &'q Queue<'q>) {
+        loop {
+            while self.has_room() {
+                let task = match self.stalled.take() {
+                    Some(task) => Some(task),
+                    // With nothing in flight there is nothing to reap, so waiting is all there is.
+                    None if self.in_flight == 0 => queue.next(),
+                    None => queue.try_next(),
+                };
+                let Some(task) = task else { break };
+                self.begin(task);
+                // Beginning may have to fault memory in, during which others complete: whoever
+                // waits for them is told in time.
+                self.reap(false);
+            }
+            if self.in_flight > 0 {
+                self.reap(true);
+            } else if self.stalled.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Whether another read can begin.
+    fn has_room(&self) -> bool {
+        let waits_for_slab = self.stalled.is_some() && self.slabs.is_exhausted();
+        !self.free.is_empty() && !waits_for_slab
+    }
+
+    /// Begins what a task needs next.
+    fn begin(&mut self, task: Task<'q>) {
+        let support = match self.open(&task) {
+            Ok(support) => support,
+            Err(error) => return task.refuse(E::DIRECT, error),
+        };
+        let (offset, start, len, bounce) = match support.approach(&task) {
+            Approach::InPlace { len } => (task.offset(), task.destination().as_ptr(), len, None),
+            Approach::Bounce {
+                offset,
+                read,
+                skip,
+                wanted,
+            } => match self.slabs.take() {
+                Ok(Some(slab)) => {
+                    let bounce = Bounce { slab, skip, wanted };
+                    (offset, self.slabs.start(slab), read, Some(bounce))
+                }
+                Ok(None) => {
+                    self.stalled = Some(task);
+                    return;
+                }
+                Err(error) => return task.refuse(E::BOUNCED, error),
+            },
+        };
+        let Some(Some((file, _))) = self.files.get(task.file_index()) else {
+            return task.fail(io::ErrorKind::NotFound.into());
+        };
+        // A task is begun only where there is room.
+        let Some(index) = self.free.pop() else {
+            return task.fail(io::ErrorKind::WouldBlock.into());
+        };
+        let begun = support.check(offset, start.addr(), len).and_then(|()| {
+            // SAFETY: `start` is valid for writes of `len` bytes: part of the task's destination, or
+            // a slab taken just now. Both stay so until the read is told of, which `run` and `drop`
+            // wait for; so does the file. The number was free.
+            unsafe { self.engine.begin(index, file, offset, start, len) }
+        });
+        self.reads[index] = Some(Read { task, bounce });
+        self.in_flight += 1;
+        if let Err(error) = begun {
+            self.settle(index, Err(error));
+        }
+    }
+
+    /// Opens the task's file for this worker, and tells how reads of it must lie.
+    fn open(&mut self, task: &Task<'q>) -> io::Result<Support> {
+        let index = task.file_index();
+        if self.files.len() <= index {
+            self.files.resize_with(index + 1, || None);
+        }
+        let opened = match self.files[index].take() {
+            Some(opened) => opened,
+            None => self.engine.open(task.file())?,
+        };
+        let (_, support) = self.files[index].insert(opened);
+        Ok(support.clone())
+    }
+
+    fn reap(&mut self, wait: bool) {
+        let mut completed = std::mem::take(&mut self.completed);
+        self.engine.completed(wait, &mut completed);
+        for (index, outcome) in completed.drain(..) {
+            self.settle(index, outcome);
+        }
+        self.completed = completed;
+    }
+
+    /// Tells the outcome of a read that nothing is written for any more.
+    fn settle(&mut self, index: usize, outcome: io::Result<usize>) {
+        let Some(Read { task, bounce }) = self.reads.get_mut(index).and_then(Option::take) else {
+            return;
+        };
+        self.free.push(index);
+        self.in_flight -= 1;
+        match (outcome, &bounce) {
+            // SAFETY: the engine put that many bytes at the front of the task's destination, where
+            // it was told to, and has no more to do with it.
+            (Ok(filled), None) => unsafe { task.complete(E::DIRECT, filled) },
+            (Ok(filled), Some(Bounce { slab, skip, wanted })) => {
+                // SAFETY: the slab was taken for this read, which is over.
+                let read = unsafe { self.slabs.filled(*slab, filled) };
+                task.deliver(E::BOUNCED, read, *skip, *wanted);
+            }
+            (Err(error), _) if self.engine.is_refusal(&error) => task.refuse(E::DIRECT, error),
+            (Err(error), _) => task.fail(error),
+        }
+        if let Some(bounce) = bounce {
+            self.slabs.give_back(bounce.slab);
+        }
+    }
+}
+
+impl<E: ReadEngine> Drop for Flight<'_, E> {
+    fn drop(&mut self) {
+        // Only an unwinding `run` leaves reads in flight.
+        while self.in_flight > 0 {
+            self.reap(true);
+        }
+    }
+}
+
+/// An engine of one blocking positional read at a time, for systems where nothing better serves:
+/// many workers then keep a device busy.
+#[derive(Debug)]
+pub struct BlockingEngine {
+    open: fn(&WeightFile) -> io::Result<(File, Support)>,
+    is_refusal: fn(&io::Error) -> bool,
+    over: Option<(usize, io::Result<usize>)>,
+}
+
+impl BlockingEngine {
+    /// Reads in flight: each is over when it has begun.
+    pub const DEPTH: usize = 1;
+
+    /// An engine that opens files past the page cache with `open`, and takes those errors of theirs
+    /// that `is_refusal` knows for refusals.
+    #[must_use]
+    pub fn new(
+        open: fn(&WeightFile) -> io::Result<(File, Support)>,
+        is_refusal: fn(&io::Error) -> bool,
+    ) -> Self {
+        Self {
+            open,
+            is_refusal,
+            over: None,
+        }
+    }
+}
+
+// SAFETY: the read is over when `begin` returns, and `read_at` tells how many bytes it put at the
+// front of the memory; each is told of once.
+unsafe impl ReadEngine for BlockingEngine {
+    const DIRECT: Mechanism = Mechanism::DIRECT;
+    const BOUNCED: Mechanism = Mechanism::DIRECT_BOUNCED;
+
+    fn open(&mut self, file: &WeightFile) -> io::Result<(File, Support)> {
+        (self.open)(file)
+    }
+
+    unsafe fn begin(
+        &mut self,
+        index: usize,
+        file: &File,
+        offset: u64,
+        start: *mut u8,
+        len: usize,
+    ) -> io::Result<()> {
+        // SAFETY: the caller promises that the memory is valid for writes and touched by nobody.
+        let buffer =
+            unsafe { std::slice::from_raw_parts_mut(start.cast::<MaybeUninit<u8>>(), len) };
+        let filled = positional::read_at(file, buffer, offset)?;
+        self.over = Some((index, Ok(filled)));
+        Ok(())
+    }
+
+    fn completed(&mut self, _wait: bool, tell: &mut Vec<(usize, io::Result<usize>)>) {
+        tell.extend(self.over.take());
+    }
+
+    fn is_refusal(&self, error: &io::Error) -> bool {
+        (self.is_refusal)(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Guarded, Residency, Sample, platform};
+    use crate::{Copier, Extent, HeapMemory, Job, LoadOptions, Operation, Platform};
+    use crate::{Reader, Refusal, Strategy};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::thread;
+    use std::time::Duration;
+
+    /// Reads that write long after they began, by an engine that panics where the second file is
+    /// opened.
+    struct Late {
+        opened: usize,
+        tell: Sender<(usize, io::Result<usize>)>,
+        told: Receiver<(usize, io::Result<usize>)>,
+        panics_with: &'static AtomicUsize,
+        in_flight: usize,
+    }
+
+    // SAFETY: a thread writes to the memory before it tells, and no more thereafter.
+    unsafe impl ReadEngine for Late {
+        const DIRECT: Mechanism = Mechanism::DIRECT;
+        const BOUNCED: Mechanism = Mechanism::DIRECT_BOUNCED;
+
+        fn open(&mut self, file: &WeightFile) -> io::Result<(File, Support)> {
+            self.opened += 1;
+            if self.opened > 1 {
+                self.panics_with.store(self.in_flight, Ordering::SeqCst);
+                panic!("the test wants a panic");
+            }
+            Ok((File::open(file.path())?, Support::aligned(4096, 1)))
+        }
+
+        unsafe fn begin(
+            &mut self,
+            index: usize,
+            file: &File,
+            offset: u64,
+            start: *mut u8,
+            len: usize,
+        ) -> io::Result<()> {
+            let (file, start, tell) = (file.try_clone()?, start.addr(), self.tell.clone());
+            self.in_flight += 1;
+            thread::spawn(move || {
+                thread::sleep(Duration::from_millis(50));
+                let start = std::ptr::with_exposed_provenance_mut::<MaybeUninit<u8>>(start);
+                // SAFETY: the caller promises that the memory is valid for writes and touched by
+                // nobody until it was told.
+                let buffer = unsafe { std::slice::from_raw_parts_mut(start, len) };
+                let outcome = positional::read_at(&file, buffer, offset);
+                tell.send((index, outcome)).unwrap();
+            });
+            Ok(())
+        }
+
+        fn completed(&mut self, wait: bool, tell: &mut Vec<(usize, io::Result<usize>)>) {
+            let before = tell.len();
+            if wait {
+                tell.extend(self.told.recv());
+            }
+            tell.extend(self.told.try_iter());
+            self.in_flight -= tell.len() - before;
+        }
+
+        fn is_refusal(&self, _error: &io::Error) -> bool {
+            false
+        }
+    }
+
+    #[derive(Debug)]
+    struct LateReader(&'static AtomicUsize);
+
+    impl Reader for LateReader {
+        fn mechanism(&self) -> Mechanism {
+            Mechanism::DIRECT
+        }
+
+        fn support(&self, _file: &WeightFile) -> Result<Support, Refusal> {
+            Ok(Support::aligned(4096, 1))
+        }
+
+        fn run(&self, queue: &Queue<'_>) -> Result<(), Refusal> {
+            let (tell, told) = channel();
+            let engine = Late {
+                opened: 0,
+                tell,
+                told,
+                panics_with: self.0,
+                in_flight: 0,
+            };
+            serve(queue, engine, 8, &HeapMemory);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_panic_leaves_nothing_in_flight() {
+        static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
+        let folder = tempfile::tempdir().unwrap();
+        let samples = ["first", "second"].map(|name| Sample::new(folder.path(), name, 3 << 20));
+        let platform = Platform {
+            direct: Ok(Arc::new(LateReader(&IN_FLIGHT))),
+            ..platform(Residency::None)
+        };
+        let options = LoadOptions {
+            strategy: Strategy::Direct,
+            chunk_bytes: Some(1 << 20),
+            ..LoadOptions::default()
+        };
+        // In place, and by way of slabs, since there is a hole before the first block.
+        for hole in [0, 100] {
+            let mut memories = samples
+                .each_ref()
+                .map(|sample| Guarded::new(&sample.bytes()[hole..], 0));
+            let unwound = catch_unwind(AssertUnwindSafe(|| {
+                let copier = Copier::new(&platform, &options);
+                let jobs = samples.iter().zip(&mut memories).map(|(sample, memory)| {
+                    let len = sample.bytes().len() - hole;
+                    let extent = Extent {
+                        offset: hole as u64,
+                        len: len as u64,
+                        destination: 0,
+                    };
+                    Job {
+                        file: sample.open(),
+                        plan: copier.plan(&[extent], len).unwrap(),
+                        destination: memory.destination(),
+                    }
+                });
+                copier.run(jobs.collect(), Operation::new())
+            }));
+            assert!(unwound.is_err(), "{unwound:?}");
+            assert!(IN_FLIGHT.swap(0, Ordering::SeqCst) > 0);
+            let snapshots = memories.each_ref().map(Guarded::snapshot);
+            thread::sleep(Duration::from_millis(100));
+            for (memory, snapshot) in memories.iter().zip(&snapshots) {
+                assert!(memory.is_unchanged_since(snapshot));
+                memory.check_partial("a panic");
+            }
+        }
+    }
+}
