@@ -126,8 +126,9 @@ pub(crate) struct Files {
 /// Compare the ways of loading a checkpoint on this machine.
 ///
 /// Each way copies all weights into fresh memory, on huge pages where the system has them; its time
-/// includes taking that memory and faulting it in. Ways take turns, once cold (evicted before each)
-/// and once warm (fully cached) a round. The files must not be changed or truncated meanwhile.
+/// includes taking that memory and faulting it in. Ways take turns, once cold (evicted before each),
+/// once half cached (every other 64 MiB, or quarter of a short file) and once warm (fully cached) a
+/// round. The files must not be changed or truncated meanwhile.
 ///
 /// The ceiling is what the device gives: direct reads, 64 of 1 MiB in flight, into huge pages that
 /// were faulted in beforehand, so that nothing but the reads takes time. Shares of it compare the
@@ -137,7 +138,7 @@ pub(crate) struct Files {
 pub(crate) struct Bench {
     #[command(flatten)]
     pub(crate) source: Source,
-    /// How often each way is measured, cold and warm.
+    /// How often each way is measured in each state of the page cache.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
     /// Begin no further round after so many seconds.

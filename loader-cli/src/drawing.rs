@@ -1,6 +1,7 @@
-//! What pictures share: colours, words, lines, and the steps of an axis.
+//! What pictures share: the page with its heading, colours, words, lines, and the steps of an axis.
 
-use svg::node::element::{Line, Text};
+use svg::Document;
+use svg::node::element::{Line, Rectangle, Text, Title};
 
 pub(crate) const WIDTH: f64 = 960.0;
 
@@ -10,7 +11,27 @@ pub(crate) const GRID: &str = "#e5e7eb";
 pub(crate) const BLUE: &str = "#2563eb";
 pub(crate) const AMBER: &str = "#f59e0b";
 pub(crate) const GREEN: &str = "#059669";
-pub(crate) const FONT: &str = "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif";
+const FONT: &str = "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif";
+
+/// A page of that height under a heading, with a line of small print.
+pub(crate) fn page(height: f64, heading: &str, small_print: impl Into<String>) -> Document {
+    Document::new()
+        .set("viewBox", (0, 0, WIDTH, height))
+        .set("width", WIDTH)
+        .set("height", height)
+        .set("font-family", FONT)
+        .set("role", "img")
+        .add(Title::new(heading))
+        .add(
+            Rectangle::new()
+                .set("width", WIDTH)
+                .set("height", height)
+                .set("rx", 8)
+                .set("fill", "white"),
+        )
+        .add(text(24.0, 34.0, heading, 18, INK).set("font-weight", 600))
+        .add(text(24.0, 56.0, small_print, 13, FAINT))
+}
 
 pub(crate) fn text(x: f64, y: f64, content: impl Into<String>, size: u32, colour: &str) -> Text {
     Text::new(content)

@@ -58,6 +58,7 @@ fn bench_compares_every_way() {
         for row in rows {
             check(&row["cold"], model.bytes());
             if row["way"] != "ceiling" {
+                check(&row["half"], model.bytes());
                 check(&row["warm"], model.bytes());
             }
         }

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use weightloader::{Checkpoint, Error, HostBuffer, Loader, Operation, WeightFile};
+use weightloader::{Checkpoint, Error, Loader};
 
+use super::page_cache::PageCache;
 use super::result::{Comparison, Standing};
-use super::way::{State, Turn, Way};
+use super::state::{ByState, State};
+use super::way::{Turn, Way};
 use crate::failure::Failure;
 use crate::progress::Bar;
-use crate::{cache, units};
 
 /// How long to go on.
 #[derive(Clone, Copy, Debug)]
@@ -22,8 +23,7 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 pub(crate) struct Contest<'c> {
     checkpoint: &'c Checkpoint,
-    /// For what is no way's own: evicting, warming, asking.
-    loader: Loader,
+    page_cache: PageCache<'c>,
     entries: Vec<Entry>,
 }
 
@@ -31,12 +31,8 @@ pub(crate) struct Contest<'c> {
 struct Entry {
     way: Way,
     loader: Loader,
-    cold: Standing,
-    warm: Standing,
+    standings: ByState<Standing>,
 }
-
-/// From this resident share on files count as warm.
-const WARM: f64 = 0.99;
 
 impl<'c> Contest<'c> {
     /// A contest of `ways`, in their order.
@@ -45,13 +41,12 @@ impl<'c> Contest<'c> {
             Ok(Entry {
                 way: *way,
                 loader: way.loader()?,
-                cold: Standing::default(),
-                warm: Standing::default(),
+                standings: ByState::default(),
             })
         });
         Ok(Self {
             checkpoint,
-            loader: Loader::new()?,
+            page_cache: PageCache::new(checkpoint)?,
             entries: entries.collect::<Result<_, Failure>>()?,
         })
     }
@@ -59,12 +54,12 @@ impl<'c> Contest<'c> {
     /// Lets every way take its turns, interleaved, so that a disturbance hits all of them.
     pub(crate) fn run(mut self, limits: Limits) -> Result<Comparison, Failure> {
         let started = Instant::now();
-        let turns = u64::from(limits.rounds) * 2 * self.entries.len() as u64;
+        let turns = u64::from(limits.rounds) * (State::ALL.len() * self.entries.len()) as u64;
         let bar = Bar::steps(turns);
         let mut rounds = 0;
         while rounds < limits.rounds && limits.time.is_none_or(|time| started.elapsed() < time) {
             rounds += 1;
-            for state in [State::Cold, State::Warm] {
+            for state in State::ALL {
                 for turn in 0..self.entries.len() {
                     // Another way begins each time: whoever comes first after the state of the page
                     // cache has changed finds memory in worse order.
@@ -78,86 +73,28 @@ impl<'c> Contest<'c> {
         let ways = self
             .entries
             .into_iter()
-            .map(|entry| (entry.way, entry.cold, entry.warm));
+            .map(|entry| (entry.way, entry.standings));
         Ok(Comparison::new(self.checkpoint, rounds, ways))
     }
 
     fn turn(&mut self, index: usize, state: State) -> Result<(), Failure> {
-        let way = self.entries[index].way;
-        if !way.has_turn(state) || self.standing(index, state).is_out() {
+        let entry = &mut self.entries[index];
+        if !entry.way.has_turn(state) || entry.standings.get(state).is_out() {
             return Ok(());
         }
-        let outcome = match self.prepare(state)? {
-            Ok(()) => excused(way.take_turn(&self.entries[index].loader, self.checkpoint))?,
+        let outcome = match self.page_cache.bring(state)? {
+            Ok(()) => excused(entry.way.take_turn(&entry.loader, self.checkpoint))?,
             Err(obstacle) => Err(obstacle),
         };
-        self.standing(index, state).add(outcome);
-        Ok(())
-    }
-
-    fn standing(&mut self, index: usize, state: State) -> &mut Standing {
-        let entry = &mut self.entries[index];
-        match state {
-            State::Cold => &mut entry.cold,
-            State::Warm => &mut entry.warm,
-        }
-    }
-
-    /// Brings the page cache into `state`, or tells why it cannot be.
-    fn prepare(&self, state: State) -> Result<Result<(), String>, Failure> {
-        let files = self.checkpoint.files();
-        match state {
-            State::Cold => {
-                if let Err(reason) = excused(cache::evict(&self.loader, files))? {
-                    return Ok(Err(reason));
-                }
-                let left = cache::resident_share(&self.loader, files)?;
-                Ok(match left {
-                    Some(share) if share > cache::COLD => Err(format!(
-                        "{} stays in the page cache after eviction",
-                        units::percent(share)
-                    )),
-                    _ => Ok(()),
-                })
-            }
-            State::Warm => {
-                if self.is_warm()? != Some(true) {
-                    for file in files {
-                        self.warm(file)?;
-                    }
-                }
-                Ok(match self.is_warm()? {
-                    Some(false) => Err("the page cache does not hold all of it".to_owned()),
-                    _ => Ok(()),
-                })
-            }
-        }
-    }
-
-    fn is_warm(&self) -> Result<Option<bool>, Failure> {
-        let share = cache::resident_share(&self.loader, self.checkpoint.files())?;
-        Ok(share.map(|share| share >= WARM))
-    }
-
-    /// Reads the file once through the page cache.
-    fn warm(&self, file: &WeightFile) -> Result<(), Failure> {
-        const PIECE: u64 = 32 << 20;
-        let loader = Way::Buffered.loader()?;
-        let len = usize::try_from(PIECE.min(file.len())).unwrap_or(0);
-        let mut buffer = HostBuffer::zeroed(&*loader.platform().memory, len)?;
-        let mut start = 0;
-        while start < file.len() {
-            let end = file.len().min(start + PIECE);
-            let len = usize::try_from(end - start).unwrap_or(0);
-            loader.read_into(file, start..end, &mut buffer[..len], Operation::new())?;
-            start = end;
-        }
+        entry.standings.get_mut(state).add(outcome);
         Ok(())
     }
 }
 
 /// What this machine or file does not offer is no failure: the reason stands in its place.
-fn excused<T>(outcome: Result<T, impl Into<Failure>>) -> Result<Result<T, String>, Failure> {
+pub(super) fn excused<T>(
+    outcome: Result<T, impl Into<Failure>>,
+) -> Result<Result<T, String>, Failure> {
     match outcome.map_err(Into::into) {
         Ok(outcome) => Ok(Ok(outcome)),
         Err(Failure::Loader(Error::Unsupported { reason, .. })) => Ok(Err(reason)),

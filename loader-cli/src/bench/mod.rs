@@ -1,8 +1,10 @@
-//! The ways of loading, compared: rounds of turns, cold and warm, and what they add up to.
+//! The ways of loading, compared: rounds of turns, cold, half cached and warm, and what they add up to.
 
 mod contest;
+mod page_cache;
 mod plot;
 mod result;
+mod state;
 mod table;
 mod way;
 

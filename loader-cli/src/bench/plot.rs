@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use svg::Document;
-use svg::node::element::{Group, Rectangle, Title};
+use svg::node::element::{Group, Rectangle};
 
 use super::result::{Comparison, Measured, Row};
-use super::way::{State, Way};
-use crate::drawing::{AMBER, BLUE, FAINT, FONT, GRID, INK, WIDTH, line, text, tick};
+use super::state::State;
+use super::way::Way;
+use crate::drawing::{AMBER, BLUE, FAINT, GREEN, GRID, INK, WIDTH, line, page, text, tick};
 use crate::failure::Failure;
 use crate::units;
 
@@ -22,14 +23,11 @@ const LEFT: f64 = 250.0;
 /// The longest bar ends here; its figures stand beyond.
 const RIGHT: f64 = 800.0;
 const TOP: f64 = 118.0;
-/// A way with its two bars, and the space below it.
-const ROW: f64 = 58.0;
-const BAR: f64 = 20.0;
-const BAR_GAP: f64 = 3.0;
+/// A way with its bars, and the space below it.
+const ROW: f64 = 72.0;
+const BAR: f64 = 17.0;
+const BAR_GAP: f64 = 2.0;
 const FOOT: f64 = 46.0;
-
-const COLD: &str = BLUE;
-const WARM: &str = AMBER;
 
 /// Where everything goes.
 struct Picture<'c> {
@@ -49,7 +47,7 @@ impl<'c> Picture<'c> {
             .collect();
         let longest = rows
             .iter()
-            .flat_map(|row| [&row.cold, &row.warm])
+            .flat_map(|row| State::ALL.map(|state| row.figures(state)))
             .filter_map(|figures| figures.measured())
             .map(|measured| measured.max)
             .chain(comparison.ceiling)
@@ -63,22 +61,7 @@ impl<'c> Picture<'c> {
 
     fn draw(&self) -> Document {
         let height = self.bottom() + FOOT;
-        let mut document = Document::new()
-            .set("viewBox", (0, 0, WIDTH, height))
-            .set("width", WIDTH)
-            .set("height", height)
-            .set("font-family", FONT)
-            .set("role", "img")
-            .add(Title::new(self.heading()))
-            .add(
-                Rectangle::new()
-                    .set("width", WIDTH)
-                    .set("height", height)
-                    .set("rx", 8)
-                    .set("fill", "white"),
-            )
-            .add(text(24.0, 34.0, self.heading(), 18, INK).set("font-weight", 600))
-            .add(text(24.0, 56.0, self.conditions(), 13, FAINT))
+        let mut document = page(height, &self.heading(), self.conditions())
             .add(legend())
             .add(self.grid())
             .add(self.ceiling());
@@ -135,7 +118,7 @@ impl<'c> Picture<'c> {
         let top = TOP + f64::from(u32::try_from(index).unwrap_or(u32::MAX)) * ROW;
         let name = text(
             LEFT - 14.0,
-            top + BAR + BAR_GAP / 2.0 + 5.0,
+            top + 1.5 * BAR + BAR_GAP + 5.0,
             row.way.title(),
             14,
             INK,
@@ -147,12 +130,13 @@ impl<'c> Picture<'c> {
             name
         };
         let mut group = Group::new().add(name);
-        for (state, top) in [(State::Cold, top), (State::Warm, top + BAR + BAR_GAP)] {
+        let tops = std::iter::successors(Some(top), |top| Some(top + BAR + BAR_GAP));
+        for (state, top) in State::ALL.into_iter().zip(tops) {
             group = match row.figures(state).measured() {
                 Some(measured) => group.add(self.bar(state, top, measured)),
                 None => group.add(text(
                     LEFT + 6.0,
-                    top + 15.0,
+                    top + 13.5,
                     format!("{state}: not possible here"),
                     12,
                     FAINT,
@@ -176,7 +160,7 @@ impl<'c> Picture<'c> {
             .set("fill", colour(state));
         let figure = text(
             self.x(max) + 8.0,
-            top + 15.0,
+            top + 13.5,
             units::gigabytes(median),
             13,
             INK,
@@ -213,12 +197,8 @@ impl<'c> Picture<'c> {
 }
 
 fn legend() -> Group {
-    let entries = [
-        (24.0, State::Cold, "cold: nothing cached"),
-        (190.0, State::Warm, "warm: all cached"),
-    ];
     let mut legend = Group::new();
-    for (x, state, meaning) in entries {
+    for (x, state) in [24.0, 190.0, 420.0].into_iter().zip(State::ALL) {
         let swatch = Rectangle::new()
             .set("x", x)
             .set("y", 70)
@@ -228,15 +208,16 @@ fn legend() -> Group {
             .set("fill", colour(state));
         legend = legend
             .add(swatch)
-            .add(text(x + 18.0, 81.0, meaning, 12, INK));
+            .add(text(x + 18.0, 81.0, state.meaning(), 12, INK));
     }
     legend
 }
 
 fn colour(state: State) -> &'static str {
     match state {
-        State::Cold => COLD,
-        State::Warm => WARM,
+        State::Cold => BLUE,
+        State::Half => GREEN,
+        State::Warm => AMBER,
     }
 }
 

@@ -4,7 +4,8 @@ use serde::{Serialize, Serializer};
 use weightloader::Checkpoint;
 
 use super::contest::Outcome;
-use super::way::{State, Turn, Way};
+use super::state::{ByState, State};
+use super::way::{Turn, Way};
 use crate::units;
 
 /// The ways compared.
@@ -28,8 +29,8 @@ pub(crate) struct Row {
     #[serde(serialize_with = "name")]
     pub(crate) way: Way,
     title: &'static str,
-    pub(crate) cold: Figures,
-    pub(crate) warm: Figures,
+    #[serde(flatten)]
+    figures: ByState<Figures>,
 }
 
 /// What is told of one way in one state.
@@ -118,24 +119,24 @@ impl Comparison {
     pub(crate) fn new(
         checkpoint: &Checkpoint,
         rounds: u32,
-        ways: impl Iterator<Item = (Way, Standing, Standing)>,
+        ways: impl Iterator<Item = (Way, ByState<Standing>)>,
     ) -> Self {
         let ways: Vec<_> = ways.collect();
         let ceiling = ways
             .iter()
-            .find(|(way, ..)| *way == Way::Ceiling)
-            .and_then(|(_, cold, _)| cold.rates().last().copied())
+            .find(|(way, _)| *way == Way::Ceiling)
+            .and_then(|(_, standings)| standings.get(State::Cold).rates().last().copied())
             .filter(|ceiling| *ceiling > 0.0);
-        let row = |(way, cold, warm): (Way, Standing, Standing)| Row {
+        let row = |(way, standings): (Way, ByState<Standing>)| Row {
             way,
             title: way.title(),
-            cold: cold.figures(ceiling),
-            warm: if way.has_turn(State::Warm) {
-                warm.figures(ceiling)
-            } else {
+            figures: standings.map(|state, standing| {
+                if way.has_turn(state) {
+                    return standing.figures(ceiling);
+                }
                 let unavailable = "the device is the same, whatever is cached".to_owned();
                 Figures::Missing { unavailable }
-            },
+            }),
         };
         let path = checkpoint.files().first().map_or_else(String::new, |file| {
             let path = file.path();
@@ -162,10 +163,7 @@ impl Comparison {
 
 impl Row {
     pub(crate) fn figures(&self, state: State) -> &Figures {
-        match state {
-            State::Cold => &self.cold,
-            State::Warm => &self.warm,
-        }
+        self.figures.get(state)
     }
 }
 
@@ -175,15 +173,6 @@ impl Figures {
             Self::Measured(measured) => Some(measured),
             Self::Missing { .. } => None,
         }
-    }
-}
-
-impl std::fmt::Display for State {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Cold => "cold",
-            Self::Warm => "warm",
-        })
     }
 }
 

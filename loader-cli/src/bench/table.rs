@@ -3,7 +3,8 @@
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::result::{Comparison, Figures};
-use super::way::{State, Way};
+use super::state::State;
+use super::way::Way;
 use crate::units;
 
 /// A table, why some of it is empty, and what it says in a sentence.
@@ -40,17 +41,23 @@ fn table(comparison: &Comparison) -> Table {
         "cold",
         "from – to",
         "of ceiling",
+        "half cached",
+        "from – to",
         "warm",
         "from – to",
-        "of ceiling",
     ]);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     for row in &comparison.rows {
         let mut cells = vec![row.way.title().to_owned()];
-        for state in [State::Cold, State::Warm] {
-            cells.extend(figures(row.figures(state)));
+        for state in State::ALL {
+            let [rate, spread, share] = figures(row.figures(state));
+            cells.extend([rate, spread]);
+            // What is cached does not come from the device.
+            if state == State::Cold {
+                cells.push(share);
+            }
         }
         table.add_row(cells);
     }
@@ -77,7 +84,7 @@ fn figures(figures: &Figures) -> [String; 3] {
 /// Why figures are missing, each reason once for all ways that it keeps out.
 fn reasons(comparison: &Comparison) -> Vec<String> {
     let mut reasons: Vec<(State, &str, Vec<&str>)> = Vec::new();
-    for state in [State::Cold, State::Warm] {
+    for state in State::ALL {
         for row in comparison.rows.iter().filter(|row| row.way.has_turn(state)) {
             let Figures::Missing { unavailable } = row.figures(state) else {
                 continue;
@@ -107,9 +114,6 @@ fn summary(comparison: &Comparison) -> Option<String> {
         (faults.median > 0.0)
             .then(|| format!("{:.1} × as fast {state}", auto.median / faults.median))
     };
-    let times: Vec<String> = [State::Cold, State::Warm]
-        .into_iter()
-        .filter_map(times)
-        .collect();
+    let times: Vec<String> = State::ALL.into_iter().filter_map(times).collect();
     (!times.is_empty()).then(|| format!("Compared with page faults, auto is {}.", times.join(", ")))
 }

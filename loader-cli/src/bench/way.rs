@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use weightloader::{Advice, Checkpoint, HostBuffer, Loader, Operation, Strategy};
 
+use super::state::State;
 use crate::failure::Failure;
 use crate::mapped::MappedCopy;
 use crate::target::{Target, UploadWay};
@@ -34,13 +35,6 @@ pub(crate) enum Way {
     VulkanInPlace,
     /// Through staging slots that the Vulkan device copies from.
     VulkanStaged,
-}
-
-/// Whether the page cache holds the files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
-    Cold,
-    Warm,
 }
 
 /// One turn of one way.

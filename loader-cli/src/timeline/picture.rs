@@ -7,7 +7,7 @@ use svg::Document;
 use svg::node::element::{Group, Polygon, Rectangle, Title};
 
 use super::{Interval, Timeline};
-use crate::drawing::{AMBER, BLUE, FAINT, FONT, GREEN, GRID, INK, WIDTH, line, text, tick};
+use crate::drawing::{AMBER, BLUE, FAINT, GREEN, GRID, INK, line, page, text, tick};
 use crate::failure::Failure;
 use crate::units;
 
@@ -42,23 +42,7 @@ impl Picture<'_> {
         let rate = reads + READS + GAP;
         let bottom = rate + RATE;
         let height = bottom + FOOT;
-        let mut document = Document::new()
-            .set("viewBox", (0, 0, WIDTH, height))
-            .set("width", WIDTH)
-            .set("height", height)
-            .set("font-family", FONT)
-            .set("role", "img")
-            .add(Title::new(self.heading))
-            .add(
-                Rectangle::new()
-                    .set("width", WIDTH)
-                    .set("height", height)
-                    .set("rx", 8)
-                    .set("fill", "white"),
-            )
-            .add(text(24.0, 34.0, self.heading, 18, INK).set("font-weight", 600))
-            .add(text(24.0, 56.0, self.summary(), 13, FAINT))
-            .add(self.axis(bottom));
+        let mut document = page(height, self.heading, self.summary()).add(self.axis(bottom));
         for (top, name) in [
             (PHASES + 13.0, "phases"),
             (FAULTS + 12.0, "faults ahead"),
