@@ -37,7 +37,7 @@ pub struct StreamedBytes {
 /// Small items are read together, up to so many bytes.
 const GROUP_BYTES: u64 = 8 << 20;
 
-/// Bytes read ahead of the consumer, unless a memory limit says less.
+/// Bytes read ahead of the consumer, unless a memory limit or the memory that is left says less.
 const AHEAD_BYTES: u64 = 128 << 20;
 
 /// Pieces of files in the order asked for, read ahead in the background.
@@ -268,11 +268,12 @@ impl Background {
     fn run(self, events: Events) {
         let copier = Copier::new(&self.platform, &self.options);
         let wanted = wanted(&self.files, &self.items);
-        let limit = self
-            .options
-            .memory_limit
-            .unwrap_or(AHEAD_BYTES)
-            .min(AHEAD_BYTES);
+        // Where memory is short, some must be left for whoever takes the items.
+        let spare = self.platform.system.available_memory();
+        let limit = [self.options.memory_limit, spare.map(|spare| spare / 4)]
+            .into_iter()
+            .flatten()
+            .fold(AHEAD_BYTES, u64::min);
         let (home, returned) = unbounded();
         let mut feeder = StreamFeeder {
             background: &self,
