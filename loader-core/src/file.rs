@@ -51,15 +51,18 @@ impl WeightFile {
     /// fifo, a socket or a device (a fifo is not waited for).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let failed = |source| Error::Io {
-            path: path.to_path_buf(),
-            action: "open",
-            source,
-        };
-        // Looked at before opening, since opening a fifo waits for a writer and opening a device
-        // can do anything.
-        check_regular(path, &std::fs::metadata(path).map_err(failed)?)?;
-        let file = File::open(path).map_err(failed)?;
+        let file = positional::open(path).map_err(|source| {
+            // What cannot be opened may be of the wrong kind: a socket, a folder on Windows.
+            let kind = std::fs::metadata(path);
+            match kind.map_or(Ok(()), |metadata| check_regular(path, &metadata)) {
+                Err(not_regular) => not_regular,
+                Ok(()) => Error::Io {
+                    path: path.to_path_buf(),
+                    action: "open",
+                    source,
+                },
+            }
+        })?;
         Self::from_file(file, path)
     }
 

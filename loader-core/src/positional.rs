@@ -11,6 +11,11 @@ use std::path::Path;
 /// (read(2)).
 pub(crate) const LARGEST_READ: usize = 1 << 30;
 
+/// Opens a file for reading, and does not wait for anybody should it be a fifo.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    system::open(path)
+}
+
 /// Reads at most `buffer.len()` bytes at `offset` bytes from the start of the file, leaving any
 /// file position alone or unused.
 ///
@@ -59,7 +64,26 @@ impl FileId {
 mod system {
     use super::{File, FileId, MaybeUninit, Metadata, Path, io};
     use std::os::fd::{BorrowedFd, RawFd};
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+
+    use rustix::fs::OFlags;
+
+    pub(super) fn open(path: &Path) -> io::Result<File> {
+        let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or_default();
+        let opened = File::options().read(true).custom_flags(flags).open(path);
+        match opened {
+            Ok(file) => {
+                // It would make reads through io_uring fail rather than wait, where a filesystem
+                // cannot say whether it would have to (Linux, `io_uring/rw.c`).
+                rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
+                Ok(file)
+            }
+            // Whoever holds a lease on the file is asked to give it up, which takes a while:
+            // fcntl(2). Fifos are not leased.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => File::open(path),
+            Err(error) => Err(error),
+        }
+    }
 
     pub(super) fn read_at(
         file: &File,
@@ -97,6 +121,15 @@ mod system {
     use windows_sys::Win32::System::IO::{
         GetOverlappedResult, OVERLAPPED, OVERLAPPED_0, OVERLAPPED_0_0,
     };
+
+    pub(super) fn open(path: &Path) -> io::Result<File> {
+        // Opening a named pipe is heard at its other end.
+        if std::fs::metadata(path)?.is_file() {
+            File::open(path)
+        } else {
+            Err(io::ErrorKind::InvalidInput.into())
+        }
+    }
 
     pub(super) fn read_at(
         file: &File,
