@@ -5,6 +5,9 @@ use std::io;
 use crate::slabs::SLAB_BYTES;
 use crate::{Support, Task};
 
+/// Several blocks of any file fit a slab.
+const LARGEST_BLOCK: u64 = SLAB_BYTES as u64 / 4;
+
 /// How the front of a task is read by a reader that must respect alignments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Approach {
@@ -40,8 +43,22 @@ impl Support {
         )
     }
 
-    /// Asserts that a read lies as it must. One that does not is a mistake of ours, so it fails the
-    /// operation, also on systems that would let it pass, as Wine does.
+    /// Asserts that such reads can be served: their blocks are powers of two, of which several fit
+    /// a slab.
+    ///
+    /// # Errors
+    /// What they need, where that cannot be had.
+    pub fn check_blocks(&self) -> io::Result<()> {
+        let (block, memory) = (self.offset_alignment, self.memory_alignment);
+        if block.is_power_of_two() && block <= LARGEST_BLOCK && memory.is_power_of_two() {
+            return Ok(());
+        }
+        let reason =
+            format!("reads need blocks of {block} bytes at multiples of {memory} in memory");
+        Err(io::Error::new(io::ErrorKind::Unsupported, reason))
+    }
+
+    /// Asserts that a read lies as it must, also on systems that would let it pass, as Wine does.
     pub(crate) fn check(&self, offset: u64, address: usize, len: usize) -> io::Result<()> {
         let block = self.offset_alignment.max(1);
         let file_aligned = offset % block == 0 && len as u64 % block == 0;
@@ -49,7 +66,7 @@ impl Support {
             return Ok(());
         }
         Err(io::Error::other(format!(
-            "a misaligned direct read of {len} bytes at {offset} to {address:#x}: {self:?}"
+            "a misaligned read of {len} bytes at {offset} to {address:#x}: {self:?}"
         )))
     }
 
@@ -148,6 +165,22 @@ mod tests {
         assert!(support.check(8192, 0x1200, 4096).is_ok());
         for (offset, address, len) in [(512, 0x1000, 4096), (0, 0x1100, 4096), (0, 0x1000, 512)] {
             assert!(support.check(offset, address, len).is_err());
+        }
+    }
+
+    #[test]
+    fn blocks_that_no_slab_holds_are_noticed() {
+        assert!(Support::aligned(256 << 10, 1 << 20).check_blocks().is_ok());
+        assert!(Support::any().check_blocks().is_ok());
+        for (block, memory) in [
+            (0, 1),
+            (3000, 1),
+            (512 << 10, 1),
+            (1 << 63, 1),
+            (512, 0),
+            (512, 3),
+        ] {
+            assert!(Support::aligned(block, memory).check_blocks().is_err());
         }
     }
 }

@@ -172,8 +172,9 @@ impl<'q, E: ReadEngine> Flight<'q, E> {
         };
         let begun = support.check(offset, start.addr(), len).and_then(|()| {
             // SAFETY: `start` is valid for writes of `len` bytes: part of the task's destination, or
-            // a slab taken just now. Both stay so until the read is told of, which `run` and `drop`
-            // wait for; so does the file. The number was free.
+            // a slab taken just now, which holds as many as its blocks were checked for. Both stay
+            // so until the read is told of, which `run` and `drop` wait for; so does the file. The
+            // number was free.
             unsafe { self.engine.begin(index, file, offset, start, len) }
         });
         self.reads[index] = Some(Read { task, bounce });
@@ -191,19 +192,26 @@ impl<'q, E: ReadEngine> Flight<'q, E> {
         }
         let opened = match self.files[index].take() {
             Some(opened) => opened,
-            None => self.engine.open(task.file())?,
+            None => {
+                let (file, support) = self.engine.open(task.file())?;
+                support.check_blocks()?;
+                (file, support)
+            }
         };
         let (_, support) = self.files[index].insert(opened);
         Ok(support.clone())
     }
 
     fn reap(&mut self, wait: bool) {
-        let mut completed = std::mem::take(&mut self.completed);
-        self.engine.completed(wait, &mut completed);
-        for (index, outcome) in completed.drain(..) {
+        self.engine.completed(wait, &mut self.completed);
+        self.settle_completed();
+    }
+
+    /// One by one, so that whatever unwinds loses none of the others.
+    fn settle_completed(&mut self) {
+        while let Some((index, outcome)) = self.completed.pop() {
             self.settle(index, outcome);
         }
-        self.completed = completed;
     }
 
     /// Tells the outcome of a read that nothing is written for any more.
@@ -233,7 +241,8 @@ impl<'q, E: ReadEngine> Flight<'q, E> {
 
 impl<E: ReadEngine> Drop for Flight<'_, E> {
     fn drop(&mut self) {
-        // Only an unwinding `run` leaves reads in flight.
+        // Only an unwinding `run` leaves reads in flight, or told of and not settled.
+        self.settle_completed();
         while self.in_flight > 0 {
             self.reap(true);
         }
@@ -445,6 +454,79 @@ mod tests {
             for (memory, snapshot) in memories.iter().zip(&snapshots) {
                 assert!(memory.is_unchanged_since(snapshot));
                 memory.check_partial("a panic");
+            }
+        }
+    }
+
+    /// A blocking reader whose files need blocks as long as their name says.
+    #[derive(Debug)]
+    struct Blocks;
+
+    impl Reader for Blocks {
+        fn mechanism(&self) -> Mechanism {
+            Mechanism::DIRECT
+        }
+
+        fn support(&self, _file: &WeightFile) -> Result<Support, Refusal> {
+            Ok(Support::any())
+        }
+
+        fn run(&self, queue: &Queue<'_>) -> Result<(), Refusal> {
+            let open = |file: &WeightFile| {
+                let name = file.path().file_name().unwrap().to_string_lossy();
+                let support = Support::aligned(name.parse().unwrap(), 1);
+                Ok((File::open(file.path())?, support))
+            };
+            let engine = BlockingEngine::new(open, |_| false);
+            serve(queue, engine, BlockingEngine::DEPTH, &HeapMemory);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn blocks_that_no_slab_holds_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let platform = Platform {
+            direct: Ok(Arc::new(Blocks)),
+            ..platform(Residency::None)
+        };
+        for (block, serves) in [
+            ("65536", true),
+            ("4194304", false),
+            ("3000", false),
+            ("0", false),
+        ] {
+            let sample = Sample::new(folder.path(), block, 3 << 20);
+            for strategy in [Strategy::Auto, Strategy::Direct] {
+                let options = LoadOptions {
+                    strategy,
+                    ..LoadOptions::default()
+                };
+                // Incongruent to any block, so that every read takes a slab.
+                let mut memory = Guarded::new(sample.bytes(), 1);
+                let copier = Copier::new(&platform, &options);
+                let len = sample.bytes().len();
+                let extent = Extent {
+                    offset: 0,
+                    len: len as u64,
+                    destination: 0,
+                };
+                let job = Job {
+                    file: sample.open(),
+                    plan: copier.plan(&[extent], len).unwrap(),
+                    destination: memory.destination(),
+                };
+                match copier.run(vec![job], Operation::new()) {
+                    Ok(report) => {
+                        assert!(serves || strategy == Strategy::Auto, "{block} {report:?}");
+                        assert_eq!(report.fallbacks.is_empty(), serves, "{block} {report:?}");
+                        memory.check_complete(block);
+                    }
+                    Err(error) => {
+                        assert!(!serves && strategy == Strategy::Direct, "{block} {error}");
+                        assert!(error.to_string().contains("blocks"), "{error}");
+                    }
+                }
             }
         }
     }

@@ -69,7 +69,6 @@ pub use queue::{Queue, Task};
 pub use reader::{Reader, Support};
 pub use report::{Refusal, Report, Usage};
 pub use residency::{ResidencyMap, ResidencyRun};
-pub use slabs::SLAB_BYTES;
 pub use slot_stream::{FilledSlot, SlotStream, StreamSlot};
 pub use stream::{Stream, StreamItem, StreamedBytes};
 pub use upload::{fill, upload};

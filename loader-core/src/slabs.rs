@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use crate::{HostBuffer, HostMemory};
 
 /// Bytes of a slab; reads through one are at most this long.
-pub const SLAB_BYTES: usize = 1 << 20;
+pub(crate) const SLAB_BYTES: usize = 1 << 20;
 
 /// Slabs of one worker, taken from the system when the first one is needed.
 #[derive(Debug)]

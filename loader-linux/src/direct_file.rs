@@ -5,14 +5,11 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
-use loader_core::{HostBuffer, Mechanism, Refusal, SLAB_BYTES, Support, WeightFile};
+use loader_core::{HostBuffer, Mechanism, Refusal, Support, WeightFile};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use crate::filesystem;
 use crate::host_memory::HugePageMemory;
-
-/// Alignments beyond this are not served: a slab must hold several blocks.
-const LARGEST_BLOCK: u64 = SLAB_BYTES as u64 / 4;
 
 /// What direct I/O is called in a refusal, whichever reader performs it.
 const DIRECT: Mechanism = Mechanism::DIRECT;
@@ -49,11 +46,8 @@ pub(crate) fn support(file: &WeightFile) -> Result<Support, Refusal> {
             Err(error) => return refuse(format!("direct I/O is refused: {error}")),
         },
     };
-    if aligned.offset_alignment > LARGEST_BLOCK {
-        return refuse(format!(
-            "direct reads need blocks of {} bytes",
-            aligned.offset_alignment
-        ));
+    if let Err(error) = aligned.check_blocks() {
+        return refuse(format!("direct {error}"));
     }
     let mut support = aligned;
     if kind.network_or_fuse {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::windows::fs::{FileExt, MetadataExt};
 
-use loader_core::{HostBuffer, Mechanism, Refusal, SLAB_BYTES, Support, WeightFile};
+use loader_core::{HostBuffer, Mechanism, Refusal, Support, WeightFile};
 use windows_sys::Win32::Foundation::{
     ERROR_INVALID_FUNCTION, ERROR_INVALID_PARAMETER, ERROR_INVALID_USER_BUFFER,
     ERROR_NO_SYSTEM_RESOURCES, ERROR_NOACCESS, ERROR_NOT_ENOUGH_MEMORY, ERROR_NOT_ENOUGH_QUOTA,
@@ -19,9 +19,6 @@ use windows_sys::Win32::Storage::FileSystem::{
 use crate::handle::{information, is, reopen};
 use crate::memory::VirtualMemory;
 
-/// Alignments beyond this are not served: a slab must hold several blocks.
-const LARGEST_BLOCK: u64 = SLAB_BYTES as u64 / 4;
-
 /// Whether and how `file` can be read past the system cache.
 pub(crate) fn support(file: &WeightFile) -> Result<Support, Refusal> {
     let path = file.path().display();
@@ -33,12 +30,9 @@ pub(crate) fn support(file: &WeightFile) -> Result<Support, Refusal> {
         None => tried_alignment(file, &unbuffered)
             .map_err(|error| refuse(format!("unbuffered reads are refused: {error}")))?,
     };
-    if support.offset_alignment > LARGEST_BLOCK {
-        let block = support.offset_alignment;
-        return Err(refuse(format!(
-            "unbuffered reads need blocks of {block} bytes"
-        )));
-    }
+    support
+        .check_blocks()
+        .map_err(|error| refuse(format!("unbuffered {error}")))?;
     support.discouraged = discouragement(file.file())
         .map(|kind| format!("{path}: buffered reads serve {kind} better"));
     Ok(support)
