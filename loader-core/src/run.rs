@@ -123,7 +123,9 @@ impl<'c> Run<'c> {
                 direct_workers,
                 may_wait,
             };
-            let inline = feeder.is_none() && total <= TINY && direct.waiting() == 0;
+            // Who waits for a pace must hear of being cancelled.
+            let quick = total <= TINY && direct.waiting() == 0 && options.pace.is_none();
+            let inline = feeder.is_none() && quick;
             if inline {
                 crew.read_buffered();
             } else {
