@@ -88,10 +88,18 @@ impl<'a> Queue<'a> {
     /// landed or every reader of this queue has returned.
     pub(crate) unsafe fn push(&self, piece: Piece) {
         self.transfer.expect_piece();
-        let queue = self
+        let mut pieces = locked(&self.pieces);
+        // Asked under the lock, since nobody comes for what is pushed behind a surrender.
+        let refuge = self
             .refuge
             .filter(|_| self.surrendered.load(Ordering::Acquire));
-        locked(&queue.unwrap_or(self).pieces).push_back(piece);
+        match refuge {
+            None => pieces.push_back(piece),
+            Some(refuge) => {
+                drop(pieces);
+                locked(&refuge.pieces).push_back(piece);
+            }
+        }
     }
 
     /// Wakes readers that wait for a task.
@@ -201,8 +209,9 @@ impl<'a> Queue<'a> {
         let Some(refuge) = self.refuge else {
             return false;
         };
+        let mut pieces = locked(&self.pieces);
         self.surrendered.store(true, Ordering::Release);
-        let pieces = std::mem::take(&mut *locked(&self.pieces));
+        let pieces = std::mem::take(&mut *pieces);
         locked(&refuge.pieces).extend(pieces);
         self.transfer.refused(refusal.clone());
         self.transfer.wake();
