@@ -217,10 +217,7 @@ impl SlotStream {
                 locked(slots)[filled.slot] = Holder::Caller;
                 Ok(Some(filled))
             }
-            Ok(Err(error)) => {
-                failed.store(true, Ordering::Release);
-                Err(error)
-            }
+            Ok(Err(error)) => Err(error),
             Err(_) if cancel.is_cancelled() || failed.load(Ordering::Acquire) => {
                 Err(Error::Cancelled)
             }
@@ -367,7 +364,9 @@ impl Background {
                 self.shared.complete.store(true, Ordering::Release);
             }
             Err(error) => {
-                // Nobody may be listening any more.
+                // Before the error goes to whoever comes first, so that others know why there is no
+                // more. Nobody may be listening any more.
+                self.shared.failed.store(true, Ordering::Release);
                 let _ = self.ready.send(Err(error));
             }
         }
