@@ -178,10 +178,9 @@ impl DerefMut for HostBuffer {
 #[expect(clippy::exhaustive_structs, reason = "it has no state")]
 pub struct HeapMemory;
 
+/// A boxed slice, as whose owner nobody makes a reference to memory that others write to.
 #[derive(Debug)]
-struct HeapRegion {
-    pages: Vec<Page>,
-}
+struct HeapRegion(NonNull<[Page]>);
 
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(4096))]
@@ -195,20 +194,33 @@ impl HostMemory for HeapMemory {
             .try_reserve_exact(count)
             .map_err(|_| io::ErrorKind::OutOfMemory)?;
         pages.resize(count, Page([0; 4096]));
-        Ok(Box::new(HeapRegion { pages }))
+        let pages = NonNull::from(Box::leak(pages.into_boxed_slice()));
+        Ok(Box::new(HeapRegion(pages)))
     }
 
     fn populate(&self, _start: NonNull<u8>, _len: usize) {}
 }
 
-// SAFETY: the vector is never resized, so its memory stays where it is, initialised and owned.
+// SAFETY: it owns its memory, to which it makes no reference.
+unsafe impl Send for HeapRegion {}
+// SAFETY: as above.
+unsafe impl Sync for HeapRegion {}
+
+impl Drop for HeapRegion {
+    fn drop(&mut self) {
+        // SAFETY: it was a box before, and nobody uses it any more.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
+
+// SAFETY: its memory stays where it is, initialised and owned, until it is dropped.
 unsafe impl HostRegion for HeapRegion {
     fn start(&self) -> NonNull<u8> {
-        NonNull::from(self.pages.as_slice()).cast()
+        self.0.cast()
     }
 
     fn len(&self) -> usize {
-        self.pages.len() * size_of::<Page>()
+        self.0.len() * size_of::<Page>()
     }
 
     fn release(&mut self, _range: Range<usize>) {}
