@@ -76,8 +76,8 @@ pub use loader::{Loader, LoaderBuilder, load, prefetch, read_into};
 pub use loader_core::{
     Advice, CachePolicy, CancelToken, Destination, Error, Extent, Fact, HostBuffer, HostUploader,
     LoadOptions, Mechanism, Operation, Placement, Prefetch, PrefetchOutcome, Progress, Refusal,
-    Report, ResidencyMap, ResidencyRun, Result, Strategy, StreamOrder, TensorPlacement, Uploader,
-    Usage, WeightFile,
+    Report, ResidencyMap, ResidencyRun, Result, Strategy, Stream, StreamOrder, StreamedBytes,
+    TensorPlacement, Uploader, Usage, WeightFile,
 };
 pub use loader_formats::{Checkpoint, Dtype, Format, OpenOptions, TensorInfo};
 pub use mapping::{Mapping, map};

@@ -7,8 +7,8 @@ use std::path::Path;
 use loader_core::Error;
 use loader_core::{
     CachePolicy, Copier, Destination, Extent, HostBuffer, Job, Layout, LoadOptions, Operation,
-    Placement, Platform, Prefetch, Report, ResidencyMap, Result, Strategy, StreamOrder, Uploader,
-    WeightFile,
+    Placement, Platform, Prefetch, Report, ResidencyMap, Result, Strategy, Stream, StreamItem,
+    StreamOrder, Uploader, WeightFile,
 };
 use loader_formats::Checkpoint;
 
@@ -358,13 +358,49 @@ impl Loader {
         ))
     }
 
-    /// Gives the tensors of `checkpoint` one by one as they land, in the order of its files, in
-    /// bounded memory: for callers that convert or upload as they go.
+    /// Gives the tensors of `checkpoint` one by one, in the [`StreamOrder`] that the options name,
+    /// in bounded memory: for callers that convert or upload as they go.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`]; errors of reads come from the stream.
+    /// [`Error::InvalidOption`]; [`Error::Unsupported`] where no thread can be started. Errors of
+    /// reads come from the stream.
     pub fn stream(&self, checkpoint: &Checkpoint) -> Result<TensorStream> {
         TensorStream::start(self, checkpoint)
+    }
+
+    /// As [`stream`](Self::stream), for ranges of one file, each given with its index. They may
+    /// overlap and come in any order; one that is empty is given all the same.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("weights.bin");
+    /// std::fs::write(&path, b"biasweights")?;
+    /// let file = weightloader::WeightFile::open(&path)?;
+    /// let loader = weightloader::Loader::new()?;
+    /// for part in loader.stream_ranges(&file, [4..11, 0..4])? {
+    ///     let (index, bytes) = part?;
+    ///     assert_eq!(&bytes[..], [&b"weights"[..], b"bias"][index]);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`]; as [`stream`](Self::stream).
+    pub fn stream_ranges(
+        &self,
+        file: &WeightFile,
+        ranges: impl IntoIterator<Item = Range<u64>>,
+    ) -> Result<Stream> {
+        let item = |range: Range<u64>| {
+            Ok(StreamItem {
+                file: 0,
+                range: file.range(range)?,
+            })
+        };
+        let items = ranges.into_iter().map(item).collect::<Result<_>>()?;
+        Stream::start(&self.platform, &self.options, vec![file.clone()], items)
     }
 
     /// Brings the tensors of `checkpoint` to where `uploader` takes them, and tells where each

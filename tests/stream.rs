@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use checkpoints::Written;
 use loader_core::Platform;
-use loader_core::testing::{Fault, FaultyReader, Residency, Watchdog, platform};
+use loader_core::testing::{Fault, FaultyReader, Residency, Sample, Watchdog, platform};
 use proptest::prelude::*;
 use weightloader::{
     Error, Loader, LoaderBuilder, Mechanism, Strategy as Reading, StreamOrder, TensorStream,
@@ -39,6 +39,41 @@ fn reader() -> FaultyReader {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(50))]
+
+    #[test]
+    fn every_range_of_a_slice_comes_with_its_bytes(
+        len in 0_usize..3_000_000,
+        base in 0_u64..10_000,
+        cuts in prop::collection::vec((0_u64..=100, 0_u64..=100), 0..20),
+        landed in any::<bool>(),
+    ) {
+        let _watchdog = Watchdog::over("a stream of ranges");
+        let folder = tempfile::tempdir().unwrap();
+        let sample = Sample::new(folder.path(), "weights.bin", len);
+        let base = base.min(len as u64);
+        let file = sample.open().slice(base, len as u64 - base).unwrap();
+        let at = |percent: u64| file.len() * percent / 100;
+        let ranges: Vec<_> = cuts
+            .into_iter()
+            .map(|(a, b)| at(a.min(b))..at(a.max(b)))
+            .collect();
+        let order = if landed { StreamOrder::Landed } else { StreamOrder::Asked };
+        let loader = Loader::builder().stream_order(order).build().unwrap();
+        let mut seen = Vec::new();
+        for part in loader.stream_ranges(&file, ranges.clone()).unwrap() {
+            let (index, bytes) = part.unwrap();
+            let range = base + ranges[index].start..base + ranges[index].end;
+            prop_assert!(bytes[..] == *sample.expected(&range));
+            seen.push(index);
+        }
+        if landed {
+            seen.sort_unstable();
+        }
+        prop_assert_eq!(seen, (0..ranges.len()).collect::<Vec<_>>());
+        let outside = loader.stream_ranges(&file, [0..file.len() + 1]);
+        let refused = matches!(outside, Err(Error::OutOfBounds { .. }));
+        prop_assert!(refused);
+    }
 
     #[test]
     fn every_tensor_comes_once_in_order_with_its_bytes(
