@@ -113,14 +113,22 @@ mod system {
 #[cfg(windows)]
 mod system {
     use super::{File, FileId, MaybeUninit, Metadata, Path, io};
-    use std::os::windows::io::{AsRawHandle, BorrowedHandle};
-    use windows_sys::Win32::Foundation::{ERROR_HANDLE_EOF, ERROR_IO_INCOMPLETE, ERROR_IO_PENDING};
+    use std::cell::Cell;
+    use std::os::windows::io::{AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle};
+    use std::sync::atomic::{Ordering, fence};
+    use std::thread;
+    use std::time::Duration;
+
+    use windows_sys::Win32::Foundation::{
+        ERROR_HANDLE_EOF, ERROR_IO_PENDING, STATUS_PENDING, WAIT_OBJECT_0,
+    };
     use windows_sys::Win32::Storage::FileSystem::{
         FILE_ID_INFO, FileIdInfo, GetFileInformationByHandleEx, ReadFile,
     };
     use windows_sys::Win32::System::IO::{
         GetOverlappedResult, OVERLAPPED, OVERLAPPED_0, OVERLAPPED_0_0,
     };
+    use windows_sys::Win32::System::Threading::{CreateEventW, INFINITE, WaitForSingleObject};
 
     pub(super) fn open(path: &Path) -> io::Result<File> {
         // Opening a named pipe is heard at its other end.
@@ -131,13 +139,45 @@ mod system {
         }
     }
 
+    thread_local! {
+        /// Signalled when this thread's read is over; none while one uses it.
+        static OVER: Cell<Option<OwnedHandle>> = const { Cell::new(None) };
+    }
+
     pub(super) fn read_at(
         file: &File,
         buffer: &mut [MaybeUninit<u8>],
         offset: u64,
     ) -> io::Result<usize> {
+        let kept = OVER.try_with(Cell::take).ok().flatten();
+        let over = kept.map_or_else(event, Ok)?;
+        let outcome = read(file, buffer, offset, &over);
+        // A thread that ends keeps nothing any more.
+        let _ = OVER.try_with(|kept| kept.set(Some(over)));
+        outcome
+    }
+
+    /// An event that stays signalled until a read that has it begins.
+    fn event() -> io::Result<OwnedHandle> {
+        // SAFETY: it needs neither attributes nor a name.
+        let event = unsafe { CreateEventW(std::ptr::null(), 1, 0, std::ptr::null()) };
+        if event.is_null() {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the handle was made just now and belongs to nobody else.
+        Ok(unsafe { OwnedHandle::from_raw_handle(event) })
+    }
+
+    /// Reads through any handle. One that somebody opened with `FILE_FLAG_OVERLAPPED` tells by
+    /// itself only that some read is over, perhaps another thread's, so the read has an event.
+    fn read(
+        file: &File,
+        buffer: &mut [MaybeUninit<u8>],
+        offset: u64,
+        over: &OwnedHandle,
+    ) -> io::Result<usize> {
         let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-        let mut read = 0_u32;
+        let mut filled = 0_u32;
         // The offset travels in two halves of 32 bits.
         #[expect(
             clippy::cast_possible_truncation,
@@ -153,8 +193,12 @@ mod system {
             Anonymous: OVERLAPPED_0 {
                 Anonymous: position,
             },
-            hEvent: std::ptr::null_mut(),
+            // With its lowest bit set, a completion port that the handle belongs to is not told:
+            // "A valid event handle whose low-order bit is set keeps I/O completion from being
+            // queued to the completion port" (documentation of `GetQueuedCompletionStatus`).
+            hEvent: over.as_raw_handle().map_addr(|address| address | 1),
         };
+        let overlapped = &raw mut overlapped;
         // SAFETY: the handle is open for as long as `file` is borrowed; `buffer` is valid for
         // writes of `len` bytes. Neither it nor `overlapped` is used any more once the read is
         // over, which is waited for below where the call does not.
@@ -163,35 +207,55 @@ mod system {
                 file.as_raw_handle(),
                 buffer.as_mut_ptr().cast(),
                 len,
-                &raw mut read,
-                &raw mut overlapped,
+                &raw mut filled,
+                overlapped,
             )
         };
         if done != 0 {
-            return Ok(read as usize);
+            return Ok(filled as usize);
         }
-        let mut error = io::Error::last_os_error();
-        // A handle that somebody opened with FILE_FLAG_OVERLAPPED. Another read through it may end
-        // the wait early.
-        while is(&error, ERROR_IO_PENDING) || is(&error, ERROR_IO_INCOMPLETE) {
-            // SAFETY: the handle is open, and `overlapped` is that of the read just begun.
-            let done = unsafe {
-                GetOverlappedResult(
-                    file.as_raw_handle(),
-                    &raw const overlapped,
-                    &raw mut read,
-                    1,
-                )
-            };
-            if done != 0 {
-                return Ok(read as usize);
+        let error = io::Error::last_os_error();
+        if !is(&error, ERROR_IO_PENDING) {
+            return none_at_end(error);
+        }
+        // SAFETY: a read has begun with it, which signals that event.
+        unsafe { wait(overlapped, over) };
+        // SAFETY: the handle is open, and `overlapped` is that of the read that is over.
+        let done =
+            unsafe { GetOverlappedResult(file.as_raw_handle(), overlapped, &raw mut filled, 0) };
+        if done != 0 {
+            return Ok(filled as usize);
+        }
+        none_at_end(io::Error::last_os_error())
+    }
+
+    /// Waits until the system writes neither to `overlapped` nor to the memory of its read.
+    ///
+    /// # Safety
+    /// A read has begun with it, and signals `over` when it is over.
+    unsafe fn wait(overlapped: *const OVERLAPPED, over: &OwnedHandle) {
+        // SAFETY: the caller's promise.
+        let status = unsafe { &raw const (*overlapped).Internal };
+        // SAFETY: as above; volatile, since the system writes to it.
+        while i32::try_from(unsafe { status.read_volatile() }) == Ok(STATUS_PENDING) {
+            // SAFETY: the handle is open for as long as it is borrowed.
+            let signalled = unsafe { WaitForSingleObject(over.as_raw_handle(), INFINITE) };
+            if signalled != WAIT_OBJECT_0 {
+                // There is no remedy but to look again, since the memory is not ours yet.
+                thread::sleep(Duration::from_millis(1));
             }
-            error = io::Error::last_os_error();
         }
+        // What the system wrote before the status is seen from here on.
+        fence(Ordering::Acquire);
+    }
+
+    /// Behind the end of a file there are no bytes, which is no error.
+    fn none_at_end(error: io::Error) -> io::Result<usize> {
         if is(&error, ERROR_HANDLE_EOF) {
-            return Ok(0);
+            Ok(0)
+        } else {
+            Err(error)
         }
-        Err(error)
     }
 
     fn is(error: &io::Error, code: u32) -> bool {

@@ -4,14 +4,20 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::windows::fs::OpenOptionsExt;
+use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+use std::ptr::null_mut;
 use std::sync::Arc;
+use std::thread;
 
 use loader_core::testing::{Guarded, Residency, Sample, TestSystem, Watchdog};
 use loader_core::{
-    Copier, Error, Extent, Job, LoadOptions, Mechanism, Operation, Platform, Report, Result,
-    Strategy, WeightFile,
+    Copier, Error, Extent, HeapMemory, HostBuffer, Job, LoadOptions, Mechanism, Operation,
+    Platform, Report, Result, Strategy, WeightFile,
 };
 use tempfile::TempDir;
+use windows_sys::Win32::Foundation::WAIT_TIMEOUT;
+use windows_sys::Win32::Storage::FileSystem::{FILE_FLAG_NO_BUFFERING, FILE_FLAG_OVERLAPPED};
+use windows_sys::Win32::System::IO::{CreateIoCompletionPort, GetQueuedCompletionStatus};
 
 /// This system's mechanisms, with a page cache as a test wants it.
 fn platform(residency: Residency) -> Platform {
@@ -114,16 +120,17 @@ fn a_file_shared_with_nobody_is_read_through_the_cache_and_the_report_says_why()
     assert_eq!(map.resident_bytes(), None);
 }
 
+/// The sample, opened for overlapped reads.
+fn overlapped(sample: &Sample) -> File {
+    let mut options = OpenOptions::new();
+    let options = options.read(true).custom_flags(FILE_FLAG_OVERLAPPED);
+    options.open(sample.path()).unwrap()
+}
+
 #[test]
 fn handles_opened_for_overlapped_reads_are_waited_for() {
-    const FILE_FLAG_OVERLAPPED: u32 = 0x4000_0000;
     let (_folder, sample) = sample();
-    let overlapped = || -> File {
-        let mut options = OpenOptions::new();
-        let options = options.read(true).custom_flags(FILE_FLAG_OVERLAPPED);
-        options.open(sample.path()).unwrap()
-    };
-    let file = WeightFile::from_file(overlapped(), sample.path()).unwrap();
+    let file = WeightFile::from_file(overlapped(&sample), sample.path()).unwrap();
     let mut found = vec![0; sample.bytes().len()];
     file.read_exact_at(&mut found, 0).unwrap();
     assert!(found == sample.bytes());
@@ -131,6 +138,76 @@ fn handles_opened_for_overlapped_reads_are_waited_for() {
         let report = read(&platform, Strategy::Buffered, &file, &sample, 0).unwrap();
         assert_eq!(mechanisms(&report), ["buffered"]);
     }
+}
+
+/// Past the system cache, so that reads are on their way for a while, and in blocks, so that it is
+/// permitted.
+#[test]
+fn threads_that_share_an_overlapped_handle_each_wait_for_their_own_read() {
+    const BLOCK: usize = 65536;
+    let (_folder, sample) = sample();
+    let mut options = OpenOptions::new();
+    let cold = options
+        .read(true)
+        .custom_flags(FILE_FLAG_OVERLAPPED | FILE_FLAG_NO_BUFFERING)
+        .open(sample.path())
+        .unwrap();
+    let file = WeightFile::from_file(cold, sample.path()).unwrap();
+    let _watchdog = Watchdog::over("reads through a shared handle");
+    let blocks = sample.bytes().len() / BLOCK;
+    thread::scope(|scope| {
+        for first in 0..8 {
+            let (file, sample) = (&file, &sample);
+            scope.spawn(move || {
+                let mut memory = HostBuffer::zeroed(&HeapMemory, BLOCK).unwrap();
+                for round in 0..500 {
+                    let start = (first * 37 + round * 11) % blocks * BLOCK;
+                    memory.fill(0);
+                    file.read_exact_at(&mut memory, start as u64).unwrap();
+                    let expected = &sample.bytes()[start..start + BLOCK];
+                    assert!(memory[..] == *expected, "at {start}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_completion_port_is_told_of_no_read_of_ours() {
+    let (_folder, sample) = sample();
+    let shared = overlapped(&sample);
+    // SAFETY: the handle is open, and no port is given.
+    let port = unsafe { CreateIoCompletionPort(shared.as_raw_handle(), null_mut(), 1, 0) };
+    assert!(!port.is_null(), "{}", std::io::Error::last_os_error());
+    // SAFETY: the handle was made just now.
+    let port = unsafe { OwnedHandle::from_raw_handle(port) };
+    let file = WeightFile::from_file(shared, sample.path()).unwrap();
+    let mut found = vec![0; 100_000];
+    for offset in [0, 5, 9 << 20] {
+        let len = found.len().min(sample.bytes().len() - offset);
+        file.read_exact_at(&mut found[..len], offset as u64)
+            .unwrap();
+        assert!(found[..len] == sample.bytes()[offset..offset + len]);
+    }
+    let (mut bytes, mut key, mut position) = (0, 0, null_mut());
+    // SAFETY: the port is open, and the rest is valid for writes.
+    let told = unsafe {
+        GetQueuedCompletionStatus(
+            port.as_raw_handle(),
+            &raw mut bytes,
+            &raw mut key,
+            &raw mut position,
+            100,
+        )
+    };
+    assert_eq!(told, 0, "{bytes} bytes were told of");
+    let error = std::io::Error::last_os_error();
+    assert_eq!(
+        error.raw_os_error().map(u32::try_from),
+        Some(Ok(WAIT_TIMEOUT)),
+        "{error}"
+    );
+    assert!(position.is_null());
 }
 
 #[test]
