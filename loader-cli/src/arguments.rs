@@ -45,7 +45,6 @@ pub(crate) enum Command {
     Residency(Files),
     /// Drop a file or checkpoint from the page cache.
     Evict(Files),
-    /// Compare the ways of loading a checkpoint on this machine.
     Bench(Bench),
     /// Tell what this machine and a file's filesystem offer, and what that makes of a load.
     Doctor(Doctor),
@@ -59,6 +58,9 @@ pub(crate) struct Load {
     pub(crate) selection: Selection,
     #[command(flatten)]
     pub(crate) reading: Reading,
+    /// Lock the weights in memory once they are there, as far as the system allows it.
+    #[arg(long)]
+    pub(crate) lock: bool,
     /// Draw where the time goes: phases, faults, each read from submission to completion.
     #[arg(long, value_name = "OUT.svg")]
     pub(crate) timeline: Option<PathBuf>,
@@ -138,6 +140,8 @@ pub(crate) struct Files {
 pub(crate) struct Bench {
     #[command(flatten)]
     pub(crate) source: Source,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
     /// How often each way is measured in each state of the page cache.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
@@ -203,15 +207,12 @@ pub(crate) struct Reading {
         units::bytes(LoadOptions::DEFAULT_CHUNK_BYTES)
     ))]
     chunk: Option<ByteSize>,
-    /// Bytes of memory used beyond the weights at most.
+    /// Bytes in flight at most, besides the weights; never less than one chunk.
     #[arg(long, value_name = "BYTES")]
     pub(crate) memory_limit: Option<ByteSize>,
     /// Bytes a second at most, so that others who use the device are not disturbed.
     #[arg(long, value_name = "BYTES")]
     pace: Option<ByteSize>,
-    /// Lock the weights in memory once they are there, as far as the system allows it.
-    #[arg(long)]
-    lock: bool,
     /// Drop the files from the page cache first, before the clock starts.
     #[arg(long)]
     pub(crate) cold: bool,
@@ -245,7 +246,12 @@ enum CacheName {
 impl Reading {
     /// A loader with these options.
     pub(crate) fn loader(&self) -> Result<Loader, Failure> {
-        let mut builder = self.builder();
+        Ok(self.builder().build()?)
+    }
+
+    /// What makes a loader with these options.
+    pub(crate) fn builder(&self) -> LoaderBuilder {
+        let mut builder = self.policies();
         if let Some(threads) = self.threads {
             builder = builder.threads(threads);
         }
@@ -261,10 +267,10 @@ impl Reading {
         if let Some(bytes) = self.pace {
             builder = builder.pace(bytes.as_u64());
         }
-        Ok(builder.build()?)
+        builder
     }
 
-    fn builder(&self) -> LoaderBuilder {
+    fn policies(&self) -> LoaderBuilder {
         let strategy = match self.strategy {
             StrategyName::Auto | StrategyName::Mapped => Strategy::Auto,
             StrategyName::Direct => Strategy::Direct,
@@ -275,10 +281,7 @@ impl Reading {
             CacheName::Keep => CachePolicy::Keep,
             CacheName::Bypass => CachePolicy::Bypass,
         };
-        Loader::builder()
-            .strategy(strategy)
-            .cache(cache)
-            .lock_memory(self.lock)
+        Loader::builder().strategy(strategy).cache(cache)
     }
 }
 

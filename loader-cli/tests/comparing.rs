@@ -8,7 +8,7 @@ use std::fs;
 use serde_json::Value;
 use support::{Model, Place, text};
 
-const WAYS: [&str; 7] = [
+const WAYS: [&str; 8] = [
     "ceiling",
     "page-faults",
     "page-faults-random",
@@ -16,6 +16,7 @@ const WAYS: [&str; 7] = [
     "buffered",
     "direct",
     "auto",
+    "stream",
 ];
 
 /// The figures of a row are complete, or it says why there are none.
@@ -128,6 +129,13 @@ fn bench_measures_only_what_is_asked_for() {
     let compared = place.json(&only);
     assert_eq!(compared["rows"].as_array().unwrap().len(), 2);
     assert_eq!(compared["ceiling"], Value::Null);
+
+    let (name, bytes) = &model.tensors[0];
+    let few = place.json(&[&only[..], &["--tensors", name]].concat());
+    assert_eq!(
+        (&few["tensors"], &few["bytes"]),
+        (&1.into(), &bytes.len().into())
+    );
 
     // The time is over before the first round begins.
     let none = place.json(&["bench", path, "--seconds", "0", "--only", "auto"]);

@@ -149,6 +149,31 @@ fn the_environment_overrules_the_command_line() {
 }
 
 #[test]
+fn doctor_tells_what_the_environment_makes_of_a_load() {
+    let place = Place::new();
+    let model = Model::new(&place);
+    let mut command = place.command();
+    command
+        .env("WEIGHTLOADER_CACHE", "keep")
+        .args(["doctor", text(&model.path), "--json"]);
+    let ended = support::Ended::from(command.output().unwrap());
+    let told = ended.last_line()["conclusions"].to_string();
+    assert!(told.contains("WEIGHTLOADER_CACHE asks to keep"), "{told}");
+}
+
+#[test]
+fn weights_are_locked_or_the_report_says_that_they_are_not() {
+    let place = Place::new();
+    let model = Model::new(&place);
+    let path = text(&model.path);
+    let locked = place.json(&["load", path, "--lock"]);
+    assert!(locked["locked_bytes"].is_u64(), "{locked}");
+    assert_eq!(place.json(&["load", path])["locked_bytes"], Value::Null);
+    let message = place.error(&["load", path, "--lock", "--strategy", "mapped"]);
+    assert!(message.contains("--lock"), "{message}");
+}
+
+#[test]
 fn info_lists_every_tensor_where_it_lies() {
     let place = Place::new();
     for model in [Model::new(&place), Model::sharded(&place)] {

@@ -27,6 +27,8 @@ pub(crate) enum Way {
     Direct,
     /// What `weightloader load` does by default.
     Auto,
+    /// Tensor by tensor, each given back before the next one is taken, in bounded memory.
+    Stream,
     /// What `weightloader upload --to vulkan` does by default.
     Vulkan,
     /// Into host memory that becomes the Vulkan device's without a copy.
@@ -64,6 +66,7 @@ impl Way {
             Self::Buffered => "buffered",
             Self::Direct => "direct",
             Self::Auto => "auto",
+            Self::Stream => "stream",
             Self::Vulkan => "vulkan",
             Self::VulkanImport => "vulkan-import",
             Self::VulkanInPlace => "vulkan-in-place",
@@ -81,6 +84,7 @@ impl Way {
             Self::Buffered => "buffered reads",
             Self::Direct => "direct reads",
             Self::Auto => "auto (the default)",
+            Self::Stream => "stream, tensor by tensor",
             Self::Vulkan => "upload to Vulkan",
             Self::VulkanImport => "upload to Vulkan, imported",
             Self::VulkanInPlace => "upload to Vulkan, in place",
@@ -146,6 +150,7 @@ impl Way {
                 Some(LONGEST_FAULTING),
             ),
             Self::Madvise => mapped(loader, checkpoint, Some(Advice::WillNeed), None),
+            Self::Stream => streamed(loader, checkpoint),
             _ => {
                 let started = Instant::now();
                 let model = loader.load(checkpoint, Operation::new())?;
@@ -169,6 +174,16 @@ fn mapped(
         bytes: report.bytes,
         time: report.elapsed,
     })
+}
+
+fn streamed(loader: &Loader, checkpoint: &Checkpoint) -> Result<Turn, Failure> {
+    let started = Instant::now();
+    let mut bytes = 0;
+    for tensor in loader.stream(checkpoint)? {
+        bytes += tensor?.bytes().len() as u64;
+    }
+    let time = started.elapsed();
+    Ok(Turn { bytes, time })
 }
 
 /// Opens the device before the clock starts, and gives its memory back after it has stopped.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use weightloader::core::Platform;
-use weightloader::{Checkpoint, Fact, LoadOptions, Loader, Strategy, WeightFile};
+use weightloader::{CachePolicy, Checkpoint, Fact, LoadOptions, Loader, Strategy, WeightFile};
 
 use super::how::PassedOver;
 use crate::arguments::Doctor;
@@ -166,6 +166,12 @@ impl Diagnosis {
         if strategy != Strategy::Auto {
             self.conclusions.push(format!(
                 "WEIGHTLOADER_STRATEGY forces {strategy}: what follows is what Auto would do."
+            ));
+        }
+        if loader.options().cache != CachePolicy::Auto {
+            self.conclusions.push(format!(
+                "WEIGHTLOADER_CACHE asks to {}: what follows is what Auto would do without that.",
+                loader.options().cache
             ));
         }
         for file in &self.files {

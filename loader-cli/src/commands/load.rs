@@ -35,7 +35,13 @@ pub(crate) fn run(
     recorder: Option<&Recorder>,
     output: &Output,
 ) -> Result<(), Failure> {
-    let loader = arguments.reading.loader()?;
+    let mapped = arguments.reading.strategy == StrategyName::Mapped;
+    if mapped && arguments.lock {
+        let reason = "--lock is for loads, not for --strategy mapped, which stands for comparison";
+        return Err(Failure::Message(reason.to_owned()));
+    }
+    let builder = arguments.reading.builder();
+    let loader = builder.lock_memory(arguments.lock).build()?;
     let path = arguments.source.locate(&loader, output)?;
     if arguments.reading.cold {
         let checkpoint = loader.open(&path)?;
@@ -46,7 +52,6 @@ pub(crate) fn run(
     let started = Instant::now();
     let checkpoint = arguments.selection.select(loader.open(&path)?)?;
     let opened = started.elapsed();
-    let mapped = arguments.reading.strategy == StrategyName::Mapped;
     let (report, elapsed) = load(&loader, &checkpoint, mapped, bar.operation(), started)?;
     drop(bar);
     if let (Some(recorder), Some(out)) = (recorder, &arguments.timeline) {
