@@ -5,7 +5,7 @@ use std::io;
 use std::mem::MaybeUninit;
 
 use crate::approach::Approach;
-use crate::slabs::Slabs;
+use crate::slabs::{SLAB_BYTES, Slabs};
 use crate::{HostMemory, Mechanism, Queue, Support, Task, WeightFile, positional};
 
 /// What performs reads past the page cache: each system's own way to have many of them in flight.
@@ -58,7 +58,9 @@ pub unsafe trait ReadEngine {
 
 /// Serves `queue` with an engine, with `depth` reads in flight at most. Slabs are of `memory`.
 pub fn serve<E: ReadEngine>(queue: &Queue<'_>, engine: E, depth: usize, memory: &dyn HostMemory) {
-    Flight::new(engine, depth.clamp(1, MOST_DEPTH), memory).run(queue);
+    let depth = depth.clamp(1, MOST_DEPTH);
+    let slabs = (queue.slab_bytes() / SLAB_BYTES).clamp(1, depth.min(MOST_SLABS));
+    Flight::new(engine, depth, Slabs::new(slabs, memory)).run(queue);
 }
 
 const MOST_DEPTH: usize = 4096;
@@ -96,13 +98,13 @@ struct Bounce {
 }
 
 impl<'q, E: ReadEngine> Flight<'q, E> {
-    fn new(engine: E, depth: usize, memory: &'q dyn HostMemory) -> Self {
+    fn new(engine: E, depth: usize, slabs: Slabs<'q>) -> Self {
         Self {
             engine,
             reads: (0..depth).map(|_| None).collect(),
             free: (0..depth).rev().collect(),
             files: Vec::new(),
-            slabs: Slabs::new(depth.min(MOST_SLABS), memory),
+            slabs,
             stalled: None,
             in_flight: 0,
             completed: Vec::new(),
@@ -316,9 +318,10 @@ unsafe impl ReadEngine for BlockingEngine {
 mod tests {
     use super::*;
     use crate::testing::{Guarded, Residency, Sample, platform};
-    use crate::{Copier, Extent, HeapMemory, Job, LoadOptions, Operation, Platform};
+    use crate::{Copier, Extent, HeapMemory, HostRegion, Job, LoadOptions, Operation, Platform};
     use crate::{Reader, Refusal, Strategy};
     use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::ptr::NonNull;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::{Receiver, Sender, channel};
@@ -346,7 +349,7 @@ mod tests {
                 self.panics_with.store(self.in_flight, Ordering::SeqCst);
                 panic!("the test wants a panic");
             }
-            Ok((File::open(file.path())?, Support::aligned(4096, 1)))
+            Ok((File::open(file.path())?, Support::aligned(4096, 4096)))
         }
 
         unsafe fn begin(
@@ -385,8 +388,22 @@ mod tests {
         }
     }
 
+    /// Panics with so many reads in flight, and takes slabs of that memory.
     #[derive(Debug)]
-    struct LateReader(&'static AtomicUsize);
+    struct LateReader(&'static AtomicUsize, CountedMemory);
+
+    /// Counts the bytes that are taken.
+    #[derive(Clone, Debug, Default)]
+    struct CountedMemory(Arc<AtomicUsize>);
+
+    impl HostMemory for CountedMemory {
+        fn allocate(&self, len: usize) -> io::Result<Box<dyn HostRegion>> {
+            self.0.fetch_add(len, Ordering::SeqCst);
+            HeapMemory.allocate(len)
+        }
+
+        fn populate(&self, _start: NonNull<u8>, _len: usize) {}
+    }
 
     impl Reader for LateReader {
         fn mechanism(&self) -> Mechanism {
@@ -394,7 +411,7 @@ mod tests {
         }
 
         fn support(&self, _file: &WeightFile) -> Result<Support, Refusal> {
-            Ok(Support::aligned(4096, 1))
+            Ok(Support::aligned(4096, 4096))
         }
 
         fn run(&self, queue: &Queue<'_>) -> Result<(), Refusal> {
@@ -406,8 +423,62 @@ mod tests {
                 panics_with: self.0,
                 in_flight: 0,
             };
-            serve(queue, engine, 8, &HeapMemory);
+            serve(queue, engine, 8, &self.1);
             Ok(())
+        }
+    }
+
+    #[test]
+    fn slabs_stay_within_the_memory_limit() {
+        static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
+        let folder = tempfile::tempdir().unwrap();
+        let sample = Sample::new(folder.path(), "weights", 9 << 20);
+        for (limit, most) in [
+            (None, 8 << 20),
+            (Some(3 << 20), 3 << 20),
+            (Some(1), 1 << 20),
+        ] {
+            let memory = CountedMemory::default();
+            let platform = Platform {
+                direct: Ok(Arc::new(LateReader(&IN_FLIGHT, memory.clone()))),
+                ..platform(Residency::None)
+            };
+            let options = LoadOptions {
+                strategy: Strategy::Direct,
+                memory_limit: limit,
+                ..LoadOptions::default()
+            };
+            // Incongruent to any block, so that every read takes a slab.
+            let mut destination = Guarded::new(sample.bytes(), 1);
+            let copier = Copier::new(&platform, &options);
+            let report = copier.run(
+                vec![whole(&copier, &sample, 0, &mut destination)],
+                Operation::new(),
+            );
+            destination.check_complete("with few slabs");
+            assert_eq!(report.unwrap().bytes, 9 << 20);
+            let taken = memory.0.load(Ordering::SeqCst);
+            assert!((1..=most).contains(&taken), "{taken} of {most}");
+        }
+    }
+
+    /// All of a sample but `hole` bytes at its beginning.
+    fn whole<'m>(
+        copier: &Copier<'_>,
+        sample: &Sample,
+        hole: usize,
+        memory: &'m mut Guarded,
+    ) -> Job<'m> {
+        let len = sample.bytes().len() - hole;
+        let extent = Extent {
+            offset: hole as u64,
+            len: len as u64,
+            destination: 0,
+        };
+        Job {
+            file: sample.open(),
+            plan: copier.plan(&[extent], len).unwrap(),
+            destination: memory.destination(),
         }
     }
 
@@ -417,7 +488,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let samples = ["first", "second"].map(|name| Sample::new(folder.path(), name, 3 << 20));
         let platform = Platform {
-            direct: Ok(Arc::new(LateReader(&IN_FLIGHT))),
+            direct: Ok(Arc::new(LateReader(&IN_FLIGHT, CountedMemory::default()))),
             ..platform(Residency::None)
         };
         let options = LoadOptions {
@@ -432,19 +503,10 @@ mod tests {
                 .map(|sample| Guarded::new(&sample.bytes()[hole..], 0));
             let unwound = catch_unwind(AssertUnwindSafe(|| {
                 let copier = Copier::new(&platform, &options);
-                let jobs = samples.iter().zip(&mut memories).map(|(sample, memory)| {
-                    let len = sample.bytes().len() - hole;
-                    let extent = Extent {
-                        offset: hole as u64,
-                        len: len as u64,
-                        destination: 0,
-                    };
-                    Job {
-                        file: sample.open(),
-                        plan: copier.plan(&[extent], len).unwrap(),
-                        destination: memory.destination(),
-                    }
-                });
+                let jobs = samples
+                    .iter()
+                    .zip(&mut memories)
+                    .map(|(sample, memory)| whole(&copier, sample, hole, memory));
                 copier.run(jobs.collect(), Operation::new())
             }));
             assert!(unwound.is_err(), "{unwound:?}");
@@ -474,7 +536,7 @@ mod tests {
         fn run(&self, queue: &Queue<'_>) -> Result<(), Refusal> {
             let open = |file: &WeightFile| {
                 let name = file.path().file_name().unwrap().to_string_lossy();
-                let support = Support::aligned(name.parse().unwrap(), 1);
+                let support = Support::aligned(name.parse().unwrap(), 4096);
                 Ok((File::open(file.path())?, support))
             };
             let engine = BlockingEngine::new(open, |_| false);
@@ -505,17 +567,7 @@ mod tests {
                 // Incongruent to any block, so that every read takes a slab.
                 let mut memory = Guarded::new(sample.bytes(), 1);
                 let copier = Copier::new(&platform, &options);
-                let len = sample.bytes().len();
-                let extent = Extent {
-                    offset: 0,
-                    len: len as u64,
-                    destination: 0,
-                };
-                let job = Job {
-                    file: sample.open(),
-                    plan: copier.plan(&[extent], len).unwrap(),
-                    destination: memory.destination(),
-                };
+                let job = whole(&copier, &sample, 0, &mut memory);
                 match copier.run(vec![job], Operation::new()) {
                     Ok(report) => {
                         assert!(serves || strategy == Strategy::Auto, "{block} {report:?}");

@@ -30,6 +30,8 @@ pub struct Queue<'a> {
     /// Whether its readers gave up, so that everything goes to the refuge.
     surrendered: AtomicBool,
     depth: usize,
+    /// How much memory for reads that cannot go in place one worker may take.
+    slab_bytes: usize,
     /// Whether a task was taken.
     begun: AtomicBool,
 }
@@ -68,6 +70,7 @@ impl<'a> Queue<'a> {
         transfer: &'a Transfer,
         files: &'a [WeightFile],
         depth: usize,
+        slab_bytes: usize,
         refuge: Option<&'a Queue<'a>>,
     ) -> Self {
         Self {
@@ -77,6 +80,7 @@ impl<'a> Queue<'a> {
             refuge,
             surrendered: AtomicBool::new(false),
             depth,
+            slab_bytes,
             begun: AtomicBool::new(false),
         }
     }
@@ -183,6 +187,10 @@ impl<'a> Queue<'a> {
     #[must_use]
     pub fn depth(&self) -> usize {
         self.depth
+    }
+
+    pub(crate) fn slab_bytes(&self) -> usize {
+        self.slab_bytes
     }
 
     /// Whether readers shall take no more tasks.

@@ -14,6 +14,7 @@ use crate::crew::Crew;
 use crate::feeder::{Events, Feeder};
 use crate::pace::Pace;
 use crate::route::{Route, TINY};
+use crate::slabs::SLAB_BYTES;
 use crate::transfer::{Tally, Transfer};
 use crate::{
     CachePolicy, Copier, LoadOptions, Operation, Platform, Queue, Report, Result, Strategy, Usage,
@@ -88,9 +89,13 @@ impl<'c> Run<'c> {
         let Copier { platform, options } = *copier;
         span.record("bytes", total).record("files", files.len());
         let chunk_bytes = usize::try_from(options.chunk_bytes()).unwrap_or(usize::MAX);
-        let in_flight = lease_in_flight(options, chunk_bytes);
+        let limit = memory_limit(options);
+        let in_flight = lease_in_flight(options, chunk_bytes, limit);
         let depth = (in_flight.amount() / chunk_bytes).max(1);
-        let direct_workers = direct_workers(platform, depth.min(chunk_count(total, chunk_bytes)));
+        let busy = depth
+            .min(chunk_count(total, chunk_bytes))
+            .min((limit / SLAB_BYTES).max(1));
+        let direct_workers = direct_workers(platform, busy);
         let step = if operation.wants_progress() {
             (total / 256).max(64 << 10)
         } else {
@@ -101,10 +106,11 @@ impl<'c> Run<'c> {
         let transfer = Transfer::new(token, step, events.0.clone(), tally, pace);
 
         let (landed, resident_bytes) = {
-            let buffered = Queue::new(&transfer, &files, depth, None);
+            let buffered = Queue::new(&transfer, &files, depth, limit, None);
             let refuge = (options.strategy == Strategy::Auto).then_some(&buffered);
             let depth_each = depth.div_ceil(direct_workers);
-            let direct = Queue::new(&transfer, &files, depth_each, refuge);
+            let slab_bytes = limit / direct_workers;
+            let direct = Queue::new(&transfer, &files, depth_each, slab_bytes, refuge);
             let queues = Queues {
                 routes: &routes,
                 direct: &direct,
@@ -194,10 +200,12 @@ fn direct_workers(platform: &Platform, depth: usize) -> usize {
         .clamp(1, depth)
 }
 
-fn lease_in_flight(options: &LoadOptions, chunk_bytes: usize) -> Lease {
-    let limit = options.memory_limit.map_or(usize::MAX, |limit| {
-        usize::try_from(limit).unwrap_or(usize::MAX)
-    });
+fn memory_limit(options: &LoadOptions) -> usize {
+    let limit = options.memory_limit.unwrap_or(u64::MAX);
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+fn lease_in_flight(options: &LoadOptions, chunk_bytes: usize, limit: usize) -> Lease {
     let wanted = options.queue_depth().saturating_mul(chunk_bytes).min(limit);
     budget::IN_FLIGHT.lease(wanted, chunk_bytes, budget::MOST_IN_FLIGHT)
 }
