@@ -145,6 +145,15 @@ fn says(report: &Report, what: &str) -> bool {
         .any(|refusal| refusal.reason.contains(what))
 }
 
+/// Where direct reads do not serve, the report says why.
+fn check_explained(name: &str, report: &Report) {
+    assert_eq!(
+        is_direct(report),
+        report.fallbacks.is_empty(),
+        "{name}: {report:?}"
+    );
+}
+
 #[test]
 fn ext4() {
     let Some(mounted) = on_image("ext4", "mkfs.ext4", &["-q", "-F"], "loop") else {
@@ -171,7 +180,7 @@ fn btrfs_plain_and_compressed() {
         let Some(mounted) = on_image(name, "mkfs.btrfs", &["-q", "-f"], options) else {
             return;
         };
-        read_in_every_way(&mounted);
+        check_explained(name, &read_in_every_way(&mounted));
     }
 }
 
@@ -183,27 +192,46 @@ fn tmpfs() {
     assert!(!is_direct(&report) && says(&report, "tmpfs"), "{report:?}");
 }
 
+/// Mounts an overlay whose layers lie in `below`.
+fn overlay(below: &Path, at: &str) -> Result<(), String> {
+    let layer = |name: &str| {
+        let path = below.join(name);
+        fs::create_dir(&path).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (lower, upper, work) = (layer("lower"), layer("upper"), layer("work"));
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    run("mount", &["-t", "overlay", "none", "-o", &options, at])
+}
+
 #[test]
-fn overlayfs() {
-    let mounted = mount("overlayfs", |folder, at| {
+fn overlayfs_in_memory() {
+    let name = "overlayfs on tmpfs";
+    let mounted = mount(name, |folder, at| {
         // Whatever lies below, overlay itself does not nest.
         let below = folder.join("below");
         fs::create_dir(&below).unwrap();
         run("mount", &["-t", "tmpfs", "none", below.to_str().unwrap()])?;
-        let layer = |name: &str| {
-            let path = below.join(name);
-            fs::create_dir(&path).unwrap();
-            path.to_str().unwrap().to_owned()
-        };
-        let (lower, upper, work) = (layer("lower"), layer("upper"), layer("work"));
-        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
-        let outcome = run("mount", &["-t", "overlay", "none", "-o", &options, at]);
+        let outcome = overlay(&below, at);
         // Stays as long as the overlay needs it.
         run("umount", &["-l", below.to_str().unwrap()])?;
         outcome
     });
     let Some(mounted) = mounted else { return };
-    read_in_every_way(&mounted);
+    check_explained(name, &read_in_every_way(&mounted));
+}
+
+/// As containers have it.
+#[test]
+fn overlayfs_on_disk() {
+    let name = "overlayfs on ext4";
+    let Some(below) = on_image("ext4", "mkfs.ext4", &["-q", "-F"], "loop") else {
+        return;
+    };
+    let Some(mounted) = mount(name, |_, at| overlay(&below.at, at)) else {
+        return;
+    };
+    assert!(is_direct(&read_in_every_way(&mounted)));
 }
 
 #[test]
