@@ -10,8 +10,8 @@ use weightloader::{Dtype, Loader, StreamedTensor};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let path = std::env::args_os().nth(1).ok_or("which checkpoint?")?;
-    // 256 MiB are read ahead at most, however large the checkpoint is.
-    let loader = Loader::builder().memory_limit(256 << 20).build()?;
+    // 32 MiB are read ahead at most, however large the checkpoint is, or one tensor that is longer.
+    let loader = Loader::builder().memory_limit(32 << 20).build()?;
     let checkpoint = loader.open(path)?;
 
     let mut stream = loader.stream(&checkpoint)?;

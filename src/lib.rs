@@ -56,12 +56,18 @@
 //!
 //! # Known limits
 //!
-//! - On Windows reads go through the page cache for now.
 //! - Linux tells what is cached only to those who own the file or may write it; for others it is
-//!   sampled.
+//!   sampled. Windows tells nobody: it is estimated from a few timed reads. On Android nobody may
+//!   ask, so reads go through the page cache.
+//! - On Windows nothing can be evicted from the page cache.
 //! - A file must not change while it is read. Where it does, the bytes read are a mix of old and
 //!   new; where it becomes shorter, that is an error. Nothing raises SIGBUS unless a mapping is
 //!   asked for, which is `unsafe`.
+
+// The examples of the README are compiled as those here are.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod environment;
 mod loader;

@@ -17,8 +17,22 @@ use crate::{Model, ReadRequest, TensorStream, Uploaded, environment};
 /// Loads a checkpoint with the default options: a file of safetensors, GGUF or raw bytes, or a
 /// folder of shards.
 ///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"biasweights")?;
+/// let model = weightloader::load(&path)?;
+/// for tensor in model.tensors() {
+///     println!("{}: {} bytes", tensor.name(), tensor.bytes().len());
+///     assert_eq!(tensor.bytes(), b"biasweights");
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
-/// As [`Loader::open`] and [`Loader::load`].
+/// As [`Loader::new`], [`Loader::open`] and [`Loader::load`].
 pub fn load(path: impl AsRef<Path>) -> Result<Model> {
     let loader = Loader::new()?;
     loader.load(&loader.open(path)?, Operation::new())
@@ -26,8 +40,21 @@ pub fn load(path: impl AsRef<Path>) -> Result<Model> {
 
 /// Reads `range` of `file` into memory with the default options.
 ///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"biasweights")?;
+/// let file = weightloader::WeightFile::open(&path)?;
+/// let mut weights = [0; 7];
+/// weightloader::read_into(&file, 4.., &mut weights)?;
+/// assert_eq!(&weights, b"weights");
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
-/// As [`Loader::read_into`].
+/// As [`Loader::new`] and [`Loader::read_into`].
 pub fn read_into<'d>(
     file: &WeightFile,
     range: impl RangeBounds<u64>,
@@ -39,8 +66,23 @@ pub fn read_into<'d>(
 /// Brings `range` of `file` into the page cache in the background. Returns at once, whatever the
 /// size.
 ///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"biasweights")?;
+/// use weightloader::{Operation, WeightFile};
+/// let file = WeightFile::open(&path)?;
+/// let ahead = weightloader::prefetch(&file, ..)?;
+/// // Other work comes here. A read would take over what has not begun; this waits for all.
+/// let outcome = ahead.wait(Operation::new())?;
+/// println!("{} bytes are near", outcome.brought);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
-/// As [`Loader::prefetch`].
+/// As [`Loader::new`] and [`Loader::prefetch`].
 pub fn prefetch(file: &WeightFile, range: impl RangeBounds<u64>) -> Result<Prefetch> {
     Loader::new()?.prefetch(file, range)
 }
@@ -50,7 +92,7 @@ pub fn prefetch(file: &WeightFile, range: impl RangeBounds<u64>) -> Result<Prefe
 /// ```
 /// # fn main() -> weightloader::Result<()> {
 /// use weightloader::{CachePolicy, Loader};
-/// let loader = Loader::builder().cache(CachePolicy::Keep).memory_limit(1 << 30).build()?;
+/// let loader = Loader::builder().cache(CachePolicy::Keep).memory_limit(64 << 20).build()?;
 /// # drop(loader);
 /// # Ok(())
 /// # }
@@ -81,7 +123,8 @@ impl LoaderBuilder {
         self
     }
 
-    /// What becomes of the page cache; by default whatever is fastest now.
+    /// What becomes of the page cache; by default whatever is fastest now. [`CachePolicy::Bypass`]
+    /// cannot keep its promise everywhere.
     pub fn cache(mut self, cache: CachePolicy) -> Self {
         self.options.cache = cache;
         self
@@ -105,7 +148,9 @@ impl LoaderBuilder {
         self
     }
 
-    /// Bytes of memory used beyond the destination at most.
+    /// Bytes in flight and read ahead at most. Whatever the limit, one chunk is in flight, each
+    /// worker has one slab of 1 MiB where reads are unaligned, and a stream reads one tensor ahead.
+    /// Without one, see [`LoadOptions::memory_limit`].
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.options.memory_limit = Some(bytes);
         self
@@ -125,7 +170,9 @@ impl LoaderBuilder {
     }
 
     /// Locks weights in memory once [`Loader::load`] has them in place, so that they are never
-    /// swapped out, as far as the system allows it; the report tells.
+    /// swapped out, as far as the system allows it; the report tells. Only the buffers of ours that
+    /// [`Loader::load`] gives: not what streams give, and not what uploads import. See
+    /// [`LoadOptions::lock_memory`] for each system's limits.
     pub fn lock_memory(mut self, lock: bool) -> Self {
         self.options.lock_memory = lock;
         self
@@ -185,6 +232,20 @@ impl Loader {
     /// Reads the headers of a checkpoint: a file of safetensors, GGUF or raw bytes, or a folder of
     /// shards.
     ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("weights.bin");
+    /// # std::fs::write(&path, b"biasweights")?;
+    /// let checkpoint = weightloader::Loader::new()?.open(&path)?;
+    /// for tensor in checkpoint.tensors() {
+    ///     println!("{} {:?}: bytes {:?}", tensor.name(), tensor.shape(), tensor.range());
+    /// }
+    /// # assert_eq!(checkpoint.tensors().len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Checkpoint> {
@@ -192,6 +253,23 @@ impl Loader {
     }
 
     /// Loads the tensors of `checkpoint` into host memory, one buffer a file.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("weights.bin");
+    /// # std::fs::write(&path, b"biasweights")?;
+    /// use weightloader::{Loader, Operation};
+    /// let loader = Loader::new()?;
+    /// let checkpoint = loader.open(&path)?;
+    /// let operation = Operation::new().on_progress(|progress| {
+    ///     println!("{} of {} bytes", progress.bytes, progress.total);
+    /// });
+    /// let model = loader.load(&checkpoint, operation)?;
+    /// assert_eq!(model.report().bytes, 11);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] before anything is read where the model cannot fit; otherwise the
@@ -221,6 +299,20 @@ impl Loader {
     /// Reads `range` of `file` into `destination`, which must hold exactly as many bytes. Nothing
     /// writes to it any more when this returns, errs or unwinds.
     ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("weights.bin");
+    /// # std::fs::write(&path, b"biasweights")?;
+    /// use weightloader::{Loader, Operation, WeightFile};
+    /// let file = WeightFile::open(&path)?;
+    /// let mut weights = [0; 7];
+    /// let report = Loader::new()?.read_into(&file, 4..11, &mut weights, Operation::new())?;
+    /// assert_eq!((&weights, report.bytes), (b"weights", 7));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::OutOfBounds`], [`Error::Destination`]; the first error of any read, with its
     /// offset; [`Error::Cancelled`]. After an error the destination holds part of the bytes.
@@ -239,6 +331,24 @@ impl Loader {
 
     /// Reads many ranges of `file`, each to a place of its own in `destination`. The extents'
     /// offsets count from the start of `file`.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("weights.bin");
+    /// # std::fs::write(&path, b"biasweights")?;
+    /// use weightloader::{Extent, Loader, Operation, WeightFile};
+    /// let file = WeightFile::open(&path)?;
+    /// let extents = [
+    ///     Extent { offset: 4, len: 7, destination: 0 },
+    ///     Extent { offset: 0, len: 4, destination: 7 },
+    /// ];
+    /// let mut memory = [0; 11];
+    /// Loader::new()?.read_ranges_into(&file, &extents, &mut memory, Operation::new())?;
+    /// assert_eq!(&memory, b"weightsbias");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`read_into`](Self::read_into), and [`Error::OverlappingDestinations`].
@@ -318,6 +428,24 @@ impl Loader {
     /// Brings `range` of `file` into the page cache in the background. Returns at once, whatever
     /// the size. A later read of the same bytes claims what has not begun by then.
     ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("weights.bin");
+    /// # std::fs::write(&path, b"biasweights")?;
+    /// use weightloader::{Loader, Operation, WeightFile};
+    /// let loader = Loader::new()?;
+    /// let file = WeightFile::open(&path)?;
+    /// let ahead = loader.prefetch(&file, 4..)?;
+    /// // Other work comes here.
+    /// let mut weights = [0; 7];
+    /// loader.read_into(&file, 4.., &mut weights, Operation::new())?;
+    /// ahead.cancel(); // As dropping it would: nothing is left of it.
+    /// # assert_eq!(&weights, b"weights");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::OutOfBounds`]. That a hint fails is no error: the outcome tells.
     pub fn prefetch(&self, file: &WeightFile, range: impl RangeBounds<u64>) -> Result<Prefetch> {
@@ -360,6 +488,22 @@ impl Loader {
 
     /// Gives the tensors of `checkpoint` one by one, in the [`StreamOrder`] that the options name,
     /// in bounded memory: for callers that convert or upload as they go.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("weights.bin");
+    /// # std::fs::write(&path, b"biasweights")?;
+    /// let loader = weightloader::Loader::new()?;
+    /// let checkpoint = loader.open(&path)?;
+    /// for tensor in loader.stream(&checkpoint)? {
+    ///     let tensor = tensor?;
+    ///     println!("{} has landed", tensor.name());
+    ///     assert_eq!(tensor.bytes(), b"biasweights");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::InvalidOption`]; [`Error::Unsupported`] where no thread can be started. Errors of
@@ -406,6 +550,24 @@ impl Loader {
     /// Brings the tensors of `checkpoint` to where `uploader` takes them, and tells where each
     /// ended up.
     ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("weights.bin");
+    /// # std::fs::write(&path, b"biasweights")?;
+    /// use weightloader::{HostUploader, Loader, Operation};
+    /// let loader = Loader::new()?;
+    /// let checkpoint = loader.open(&path)?;
+    /// let mut uploader = HostUploader::new();
+    /// let uploaded = loader.upload(&checkpoint, &mut uploader, Operation::new())?;
+    /// let placed = &uploaded.placements[0];
+    /// let buffers = uploader.into_buffers();
+    /// let bytes = &buffers[placed.buffer][placed.offset..placed.offset + placed.len];
+    /// assert_eq!(bytes, b"biasweights");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Whatever reading or the uploader fails with; [`Error::Cancelled`].
     pub fn upload(
@@ -418,6 +580,29 @@ impl Loader {
     }
 
     /// How much of `range` the page cache holds; `granularity` is how finely, in bytes, to tell.
+    ///
+    /// Linux tells those who own the file or may write it (cachestat(2), since Linux 6.5). For
+    /// others, and before, single bytes are sampled, which brings in the pages of those that are
+    /// not cached. macOS tells (mincore(2)). On Windows a few reads are timed, whose pages are cached
+    /// afterwards: the map [is an estimate](ResidencyMap::is_estimate). On Android, and where there
+    /// are the portable parts alone, nobody knows.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("weights.bin");
+    /// # std::fs::write(&path, b"biasweights")?;
+    /// let loader = weightloader::Loader::new()?;
+    /// let file = weightloader::WeightFile::open(&path)?;
+    /// let map = loader.residency(&file, .., 1 << 20)?;
+    /// match map.resident_bytes() {
+    ///     Some(bytes) => println!("{bytes} of {} bytes are cached", file.len()),
+    ///     None => println!("nobody knows what is cached"),
+    /// }
+    /// # assert!(map.resident_bytes().is_none_or(|bytes| bytes <= 11));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::OutOfBounds`].
@@ -433,7 +618,10 @@ impl Loader {
             .residency(file, file.range(range)?, granularity))
     }
 
-    /// Drops `range` of `file` from the page cache, as far as it is clean and nobody maps it.
+    /// Drops `range` of `file` from the page cache, in whole pages, those included that it only
+    /// touches. Dirty ones are written to the device first, on Linux with all others of the file.
+    /// What cannot be written stays, on Linux also what is being read or mapped by anybody; macOS
+    /// drops what is mapped too. Windows has no such call.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`]; [`Error::Unsupported`] where the system has no such call.

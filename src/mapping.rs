@@ -17,6 +17,19 @@ pub struct Mapping {
 /// Bytes are read as they are touched, a page fault at a time: see [`prefetch`](crate::prefetch())
 /// to bring them in ahead. Copies made by [`read_into`](crate::read_into) need no mapping.
 ///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"biasweights")?;
+/// let file = weightloader::WeightFile::open(&path)?;
+/// // SAFETY: nobody changes or truncates the file while it is mapped.
+/// let weights = unsafe { weightloader::map(&file, 4..) }?;
+/// assert_eq!(&weights[..], b"weights");
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// [`Error::OutOfBounds`], or [`Error::Io`] where the system refuses (some network filesystems do).
 ///

@@ -5,10 +5,13 @@ use loader_formats::{Checkpoint, Dtype, TensorInfo};
 
 use crate::Loader;
 
-/// The tensors of a checkpoint in the order of its files, read ahead in the background.
+/// The tensors of a checkpoint, read ahead in the background: in the order of its files or, with
+/// [`StreamOrder::Landed`](crate::StreamOrder::Landed), as they land.
 ///
-/// Made by [`Loader::stream`]. What is read ahead is bounded by the loader's memory limit; what was
-/// taken belongs to the taker. Dropping the stream stops it without waiting.
+/// Made by [`Loader::stream`]. What is read ahead and not yet taken is bounded by the least of the
+/// loader's memory limit, 128 MiB and a quarter of the memory that was available when the stream
+/// began; a tensor longer than that is read ahead alone. What was taken belongs to the taker.
+/// Dropping the stream stops it without waiting.
 #[derive(Debug)]
 pub struct TensorStream {
     checkpoint: Checkpoint,
