@@ -112,7 +112,9 @@ impl Gpu {
         self.kind == vk::PhysicalDeviceType::CPU
     }
 
-    /// Submits recorded commands, after which `semaphore` gets the value `signalled`.
+    /// Submits recorded commands, after which `semaphore` gets the value `signalled`. Calls `pending`
+    /// as soon as they are the device's, which they stay even where the caller's queue lock panics
+    /// afterwards.
     ///
     /// # Safety
     /// The command buffer is recorded and not pending, and what it refers to lives until it is
@@ -122,6 +124,7 @@ impl Gpu {
         commands: vk::CommandBuffer,
         semaphore: vk::Semaphore,
         signalled: u64,
+        mut pending: impl FnMut(),
     ) -> Result<()> {
         let (commands, semaphores, values) = ([commands], [semaphore], [signalled]);
         let mut timeline =
@@ -132,12 +135,20 @@ impl Gpu {
             .push_next(&mut timeline);
         let mut outcome = None;
         let mut submit = || {
-            // SAFETY: the caller's promises; nobody else uses the queue meanwhile, by the promise
-            // that a shared device comes with.
-            outcome = Some(unsafe {
+            // The lock is the caller's, and may call this again.
+            if outcome.is_some() {
+                return;
+            }
+            // SAFETY: the caller's promises, of which this is the only use; nobody else uses the
+            // queue meanwhile, by the promise that a shared device comes with.
+            let result = unsafe {
                 self.device
                     .queue_submit(self.queue, &[info], vk::Fence::null())
-            });
+            };
+            if result.is_ok() {
+                pending();
+            }
+            outcome = Some(result);
         };
         match &self.queue_lock {
             Some(lock) => lock(&mut submit),

@@ -41,6 +41,7 @@ pub(crate) struct Ring {
     commands: Vec<vk::CommandBuffer>,
     /// Its value is how many submissions are done.
     timeline: vk::Semaphore,
+    /// Counted the moment the queue has them, since a panic may follow.
     submitted: u64,
     free: Vec<usize>,
     /// Slots being copied from, and the value of the timeline that each is free at: in order.
@@ -126,9 +127,7 @@ impl Ring {
             }
         }
         // SAFETY: recording began above; what it refers to lives by the caller's promise.
-        unsafe { self.end_and_submit(commands) }?;
-        self.copying.push_back((index, self.submitted));
-        Ok(())
+        unsafe { self.end_and_submit(commands, Some(index)) }
     }
 
     /// Gives buffers to the queue family that their barriers name, after all copies.
@@ -155,7 +154,7 @@ impl Ring {
             );
         }
         // SAFETY: as in `submit`.
-        unsafe { self.end_and_submit(commands) }
+        unsafe { self.end_and_submit(commands, None) }
     }
 
     /// Waits until the device has done with everything, and takes back slots that were lent out.
@@ -256,16 +255,25 @@ impl Ring {
             .map_err(failed("record a copy"))
     }
 
+    /// Submits what was recorded, which copies from `slot` where it is given.
+    ///
     /// # Safety
     /// The commands are being recorded, and what they refer to lives until they are done.
-    unsafe fn end_and_submit(&mut self, commands: vk::CommandBuffer) -> Result<()> {
+    unsafe fn end_and_submit(
+        &mut self,
+        commands: vk::CommandBuffer,
+        slot: Option<usize>,
+    ) -> Result<()> {
         // SAFETY: the commands are being recorded.
         unsafe { self.gpu.device.end_command_buffer(commands) }.map_err(failed("record a copy"))?;
+        let done_at = self.submitted + 1;
+        let pending = || {
+            self.submitted = done_at;
+            self.copying.extend(slot.map(|index| (index, done_at)));
+        };
         // SAFETY: the commands were recorded just now and live as long as the ring, which waits
         // before it goes; values only grow, and signals of one queue come in order.
-        unsafe { self.gpu.submit(commands, self.timeline, self.submitted + 1) }?;
-        self.submitted += 1;
-        Ok(())
+        unsafe { self.gpu.submit(commands, self.timeline, done_at, pending) }
     }
 }
 

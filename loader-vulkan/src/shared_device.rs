@@ -78,6 +78,9 @@ impl SharedDevice {
     /// Calls `lock` around every submission: it runs what it is given, once, while nobody else uses
     /// the queue. Vulkan leaves it to the program to keep users of a queue apart.
     ///
+    /// Running it again does nothing; not running it fails the upload. Where `lock` panics, the
+    /// upload waits for whatever was submitted before it unwinds.
+    ///
     /// ```
     /// # use std::sync::{Arc, Mutex};
     /// # fn share(device: loader_vulkan::SharedDevice) -> loader_vulkan::SharedDevice {

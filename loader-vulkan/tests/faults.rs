@@ -12,12 +12,15 @@ mod weights;
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_void};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use ash::vk;
 use loader_core::testing::{Fault, FaultyReader, Residency, Watchdog, platform};
 use loader_core::{CancelToken, Error, LoadOptions, Mechanism, Operation, Placement, Platform};
-use loader_vulkan::{VulkanUploader, Way};
+use loader_vulkan::{SharedDevice, VulkanUploader, Way};
 use machine::Machine;
 use weights::Weights;
 
@@ -31,6 +34,12 @@ fn weights() -> Weights {
 fn uploader(machine: &Machine, way: Way) -> VulkanUploader {
     let builder = VulkanUploader::builder().way(way).ring(3, 64 << 10);
     builder.build_on(machine.share()).unwrap()
+}
+
+/// An uploader that stages, to a device whose queue is locked in a way of its own.
+fn staging_uploader(shared: SharedDevice) -> VulkanUploader {
+    let builder = VulkanUploader::builder().way(Way::Staged);
+    builder.ring(3, 64 << 10).build_on(shared).unwrap()
 }
 
 /// Checks that an uploader serves after all that happened to it.
@@ -226,6 +235,18 @@ fn uploader_failing(
     succeeding: usize,
     failure: vk::Result,
 ) -> VulkanUploader {
+    let builder = VulkanUploader::builder().way(way).ring(3, 64 << 10);
+    let shared = share_failing(machine, function, succeeding, failure);
+    builder.build_on(shared).unwrap()
+}
+
+/// A device one of whose functions fails after `succeeding` calls, as `failure`.
+fn share_failing(
+    machine: &Machine,
+    function: &Failing,
+    succeeding: usize,
+    failure: vk::Result,
+) -> SharedDevice {
     let functions = machine.instance.fp_v1_0();
     let handle = machine.device.handle();
     // SAFETY: the device is alive and the name terminated.
@@ -234,9 +255,7 @@ fn uploader_failing(
     SUCCEEDING.set(succeeding);
     FAILURE.set(failure);
     // SAFETY: the replacement is of the function's type.
-    let shared = unsafe { machine.share_with(function.name, function.replacement) };
-    let builder = VulkanUploader::builder().way(way).ring(3, 64 << 10);
-    builder.build_on(shared).unwrap()
+    unsafe { machine.share_with(function.name, function.replacement) }
 }
 
 /// Uploads until the function fails for the first time after each number of calls, and checks that
@@ -326,13 +345,88 @@ fn a_lock_that_does_not_submit_is_an_error() {
     let Some(machine) = Machine::open() else {
         return;
     };
-    let shared = machine.share().queue_lock(|_submit| {});
-    let builder = VulkanUploader::builder().way(Way::Staged);
-    let mut uploader = builder.build_on(shared).unwrap();
-    let error = weights()
-        .upload(&mut uploader, Operation::new())
-        .unwrap_err();
-    assert!(error.to_string().contains("did not submit"), "{error}");
+    let weights = weights();
+    for swallowed in [0, 1, 20] {
+        let calls = AtomicUsize::new(0);
+        let shared = machine.share().queue_lock(move |submit| {
+            if calls.fetch_add(1, Ordering::Relaxed) != swallowed {
+                submit();
+            }
+        });
+        let mut uploader = staging_uploader(shared);
+        let error = weights.upload(&mut uploader, Operation::new()).unwrap_err();
+        assert!(error.to_string().contains("did not submit"), "{error}");
+        check_works(&machine, &mut uploader, &weights);
+    }
+    machine.assert_clean();
+}
+
+#[test]
+fn a_lock_that_submits_twice_submits_once() {
+    let _watchdog = Watchdog::over("an upload whose submissions are repeated");
+    let Some(machine) = Machine::open() else {
+        return;
+    };
+    let many = usize::MAX;
+    let success = vk::Result::SUCCESS;
+    let shared = share_failing(&machine, &submit::function(), many, success);
+    let mut uploader = staging_uploader(shared.queue_lock(|submit| {
+        submit();
+        submit();
+    }));
+    let weights = weights();
+    weights.upload(&mut uploader, Operation::new()).unwrap();
+    let submitted = many - SUCCEEDING.get();
+    assert!(submitted > 1);
+    assert_eq!(uploader.ready().unwrap().value, submitted as u64);
+    check_works(&machine, &mut uploader, &weights);
+    machine.assert_clean();
+}
+
+#[test]
+fn a_lock_that_panics_leaves_nothing_in_flight() {
+    let _watchdog = Watchdog::over("panics around submissions to a Vulkan device");
+    let Some(machine) = Machine::open() else {
+        return;
+    };
+    let weights = weights();
+    for submits in [true, false] {
+        for panicking in [0, 2] {
+            let calls = AtomicUsize::new(0);
+            let (panics, panicked) = mpsc::channel();
+            let shared = machine.share().queue_lock(move |submit| {
+                let panic_now = calls.fetch_add(1, Ordering::Relaxed) == panicking;
+                if submits || !panic_now {
+                    submit();
+                }
+                if panic_now {
+                    panics.send(()).unwrap();
+                    // A panic that prints nothing, which would take longer than the gate is shut.
+                    std::panic::resume_unwind(Box::new("from the lock"));
+                }
+            });
+            let mut uploader = staging_uploader(shared);
+            let gate = machine.gate();
+            thread::scope(|scope| {
+                let gate = &gate;
+                scope.spawn(move || {
+                    panicked.recv().unwrap();
+                    // Time for an uploader to go on that does not wait.
+                    thread::sleep(Duration::from_millis(100));
+                    gate.open();
+                });
+                let upload = || weights.upload(&mut uploader, Operation::new());
+                let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(upload));
+                assert!(outcome.is_err());
+                let in_flight = submits || panicking > 0;
+                assert!(gate.is_open() || !in_flight, "copies are in flight");
+            });
+            drop(gate);
+            assert!(uploader.buffers().is_empty());
+            check_works(&machine, &mut uploader, &weights);
+        }
+    }
+    machine.assert_clean();
 }
 
 #[test]

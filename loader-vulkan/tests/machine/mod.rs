@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ash::{ext, khr, vk};
@@ -320,6 +320,56 @@ impl Machine {
         host.bytes().to_vec()
     }
 
+    /// Work on the queue that nothing submitted later gets past until the gate is opened.
+    pub(crate) fn gate(&self) -> Gate {
+        // SAFETY: the structure is valid.
+        let event = unsafe {
+            self.device
+                .create_event(&vk::EventCreateInfo::default(), None)
+        };
+        let event = event.unwrap();
+        let info = vk::CommandPoolCreateInfo::default().queue_family_index(self.family);
+        // SAFETY: the structure is valid.
+        let pool = unsafe { self.device.create_command_pool(&info, None) }.unwrap();
+        let info = vk::CommandBufferAllocateInfo::default()
+            .command_pool(pool)
+            .command_buffer_count(1);
+        // SAFETY: the pool is new.
+        let commands = unsafe { self.device.allocate_command_buffers(&info) }.unwrap();
+        let info = vk::CommandBufferBeginInfo::default();
+        // SAFETY: the commands are new.
+        unsafe { self.device.begin_command_buffer(commands[0], &info) }.unwrap();
+        // SAFETY: the commands are being recorded; the event lives as long as they do.
+        unsafe {
+            self.device.cmd_wait_events(
+                commands[0],
+                &[event],
+                vk::PipelineStageFlags::HOST,
+                vk::PipelineStageFlags::TRANSFER,
+                &[],
+                &[],
+                &[],
+            );
+        }
+        // SAFETY: the commands are being recorded.
+        unsafe { self.device.end_command_buffer(commands[0]) }.unwrap();
+        let info = vk::SubmitInfo::default().command_buffers(&commands);
+        let _held = self.in_use.lock().unwrap();
+        // SAFETY: the commands are recorded, and the gate waits for the queue before it goes.
+        unsafe {
+            self.device
+                .queue_submit(self.queue, &[info], vk::Fence::null())
+        }
+        .unwrap();
+        Gate {
+            device: self.device.clone(),
+            queue: self.queue,
+            event,
+            pool,
+            opened: AtomicBool::new(false),
+        }
+    }
+
     /// Whether the validation layers watch.
     pub(crate) fn is_watched(&self) -> bool {
         self.watch.is_some()
@@ -383,6 +433,42 @@ impl Watch {
             messenger,
             complaints,
         }
+    }
+}
+
+/// Keeps a queue from going on until it is opened, or dropped.
+pub(crate) struct Gate {
+    device: ash::Device,
+    queue: vk::Queue,
+    event: vk::Event,
+    pool: vk::CommandPool,
+    opened: AtomicBool,
+}
+
+impl Gate {
+    /// Lets the queue go on.
+    pub(crate) fn open(&self) {
+        if self.opened.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        // SAFETY: the event is of this device, and nobody else sets it.
+        unsafe { self.device.set_event(self.event) }.unwrap();
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.opened.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.open();
+        // SAFETY: the test uses the queue on this thread alone by now.
+        unsafe { self.device.queue_wait_idle(self.queue) }.unwrap();
+        // SAFETY: nothing waits for it any more.
+        unsafe { self.device.destroy_event(self.event, None) };
+        // SAFETY: as above.
+        unsafe { self.device.destroy_command_pool(self.pool, None) };
     }
 }
 
