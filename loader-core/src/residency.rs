@@ -31,7 +31,10 @@ pub struct ResidencyMap {
 }
 
 impl ResidencyMap {
-    /// A map of these runs, which must be in order and must not overlap.
+    /// A map of these runs, which must be in order, must not overlap and must have bytes.
+    ///
+    /// # Panics
+    /// In builds with debug assertions, where they overlap or are out of order.
     #[must_use]
     pub fn new(runs: Vec<ResidencyRun>) -> Self {
         debug_assert!(
@@ -82,10 +85,13 @@ impl ResidencyMap {
     }
 
     /// The resident share of `range`, from 0 to 1, taking each run as evenly filled; `None` where
-    /// it is unknown or lies outside the map.
+    /// it is unknown, lies outside the map or has no bytes.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a share is a rough figure")]
     pub fn share(&self, range: Range<u64>) -> Option<f64> {
+        if range.is_empty() {
+            return None;
+        }
         let first = self
             .runs
             .partition_point(|run| run.range.end <= range.start);
@@ -237,5 +243,17 @@ mod tests {
         assert_eq!(map.share(5..15), None);
         assert_eq!(map.share(15..25), None);
         assert_eq!(map.resident_bytes(), None);
+    }
+
+    #[test]
+    #[expect(clippy::reversed_empty_ranges, reason = "it must be survived")]
+    fn ranges_without_bytes_have_no_share() {
+        let map = ResidencyMap::new(vec![ResidencyRun {
+            range: 0..100,
+            resident: Some(100),
+        }]);
+        for range in [50..50, 50..20, 200..0] {
+            assert_eq!(map.share(range), None);
+        }
     }
 }
