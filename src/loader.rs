@@ -273,7 +273,8 @@ impl Loader {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] before anything is read where the model cannot fit; otherwise the
-    /// first error of any read, with its file and offset; [`Error::Cancelled`].
+    /// first error of any read, with its file and offset; [`Error::Unsupported`] where a forced
+    /// strategy cannot serve or no thread can be started; [`Error::Cancelled`].
     pub fn load(&self, checkpoint: &Checkpoint, operation: Operation<'_>) -> Result<Model> {
         let copier = Copier::new(&self.platform, &self.options);
         let layouts = self.layouts(checkpoint)?;
@@ -315,7 +316,8 @@ impl Loader {
     ///
     /// # Errors
     /// [`Error::OutOfBounds`], [`Error::Destination`]; the first error of any read, with its
-    /// offset; [`Error::Cancelled`]. After an error the destination holds part of the bytes.
+    /// offset; [`Error::Unsupported`] where a forced strategy cannot serve or no thread can be
+    /// started; [`Error::Cancelled`]. After an error the destination holds part of the bytes.
     pub fn read_into<'d>(
         &self,
         file: &WeightFile,

@@ -72,7 +72,8 @@ impl<'p> Copier<'p> {
     ///
     /// # Errors
     /// The first error of any read, with its file and offset; [`Error::Cancelled`];
-    /// [`Error::Unsupported`] where a forced strategy cannot serve; [`Error::InvalidOption`];
+    /// [`Error::Unsupported`] where a forced strategy cannot serve or no thread can be started;
+    /// [`Error::InvalidOption`];
     /// [`Error::Destination`] or [`Error::OutOfBounds`] where a plan does not fit its job.
     pub fn run(&self, jobs: Vec<Job<'_>>, operation: Operation<'_>) -> Result<Report> {
         self.options.check()?;

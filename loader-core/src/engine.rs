@@ -57,6 +57,51 @@ pub unsafe trait ReadEngine {
 }
 
 /// Serves `queue` with an engine, with `depth` reads in flight at most. Slabs are of `memory`.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"weights")?;
+/// use std::fs::File;
+/// use std::sync::Arc;
+/// use loader_core::{
+///     BlockingEngine, Copier, Extent, HeapMemory, Job, LoadOptions, Mechanism, Operation, Platform,
+///     Queue, Reader, Refusal, Strategy, Support, WeightFile, serve,
+/// };
+///
+/// /// Reads whole blocks of 4096 bytes. A real one opens files past the page cache.
+/// #[derive(Debug)]
+/// struct Blocks;
+///
+/// impl Reader for Blocks {
+///     fn mechanism(&self) -> Mechanism {
+///         Mechanism::DIRECT
+///     }
+///     fn support(&self, _: &WeightFile) -> Result<Support, Refusal> {
+///         Ok(Support::aligned(4096, 1))
+///     }
+///     fn run(&self, queue: &Queue<'_>) -> Result<(), Refusal> {
+///         let open = |file: &WeightFile| Ok((File::open(file.path())?, Support::aligned(4096, 1)));
+///         let engine = BlockingEngine::new(open, |_| false);
+///         serve(queue, engine, BlockingEngine::DEPTH, &HeapMemory);
+///         Ok(())
+///     }
+/// }
+///
+/// let platform = Platform { direct: Ok(Arc::new(Blocks)), ..Platform::portable() };
+/// let mut options = LoadOptions::default();
+/// options.strategy = Strategy::Direct;
+/// let copier = Copier::new(&platform, &options);
+/// let mut memory = [0; 6];
+/// let plan = copier.plan(&[Extent { offset: 1, len: 6, destination: 0 }], 6)?;
+/// let file = WeightFile::open(&path)?;
+/// let job = Job { file, plan, destination: (&mut memory).into() };
+/// copier.run(vec![job], Operation::new())?;
+/// assert_eq!(&memory, b"eights"); // By way of a slab.
+/// # Ok(())
+/// # }
+/// ```
 pub fn serve<E: ReadEngine>(queue: &Queue<'_>, engine: E, depth: usize, memory: &dyn HostMemory) {
     let depth = depth.clamp(1, MOST_DEPTH);
     let slabs = (queue.slab_bytes() / SLAB_BYTES).clamp(1, depth.min(MOST_SLABS));

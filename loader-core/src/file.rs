@@ -105,7 +105,7 @@ impl WeightFile {
     /// reports.
     ///
     /// The descriptor must be readable and not open for direct I/O, which is arranged beside it
-    /// where it serves; a Windows handle must not be open for overlapped I/O.
+    /// where it serves. Reads through a Windows handle that is open for overlapped I/O are waited for.
     ///
     /// # Errors
     /// As [`from_file`](Self::from_file), and [`Error::Io`] where there is no such descriptor.

@@ -8,6 +8,33 @@ use std::ptr::NonNull;
 use crate::{Destination, Error, Result};
 
 /// Where host buffers come from: one implementation per operating system.
+///
+/// ```
+/// use std::io;
+/// use std::ptr::NonNull;
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use loader_core::{HeapMemory, HostBuffer, HostMemory, HostRegion};
+///
+/// /// Counts the bytes that are taken.
+/// #[derive(Debug, Default)]
+/// struct Counted(AtomicUsize);
+///
+/// impl HostMemory for Counted {
+///     fn allocate(&self, len: usize) -> io::Result<Box<dyn HostRegion>> {
+///         let region = HeapMemory.allocate(len)?;
+///         self.0.fetch_add(region.len(), Ordering::Relaxed);
+///         Ok(region)
+///     }
+///     fn populate(&self, start: NonNull<u8>, len: usize) {
+///         HeapMemory.populate(start, len);
+///     }
+/// }
+///
+/// let memory = Counted::default();
+/// let buffer = HostBuffer::zeroed(&memory, 5000)?;
+/// assert_eq!((buffer.len(), memory.0.into_inner()), (5000, 8192));
+/// # Ok::<(), loader_core::Error>(())
+/// ```
 pub trait HostMemory: fmt::Debug + Send + Sync {
     /// Takes `len` zeroed bytes (at least one), rounded up to whole pages and aligned to one, on
     /// huge pages where the system offers them and the length makes them worthwhile.

@@ -56,6 +56,11 @@ pub enum CachePolicy {
     /// The bytes read end up cached, so that the next start is warm.
     Keep,
     /// Bytes that were not cached before are not cached afterwards.
+    ///
+    /// What is read through the page cache all the same is evicted at the end of an operation that
+    /// succeeds; so is what was cached before in stretches that were so in part, or of which nobody
+    /// knows. It stays where nothing can be evicted: on Windows, and with the portable parts alone.
+    /// On Linux pages stay that somebody has mapped.
     Bypass,
 }
 
@@ -111,14 +116,25 @@ pub struct LoadOptions {
     pub queue_depth: Option<usize>,
     /// Bytes of one read at most.
     pub chunk_bytes: Option<u64>,
-    /// Bytes of memory used beyond the destination at most.
+    /// Bytes in flight and read ahead at most. Whatever it says, one chunk may be in flight, each
+    /// worker may have one slab of 1 MiB where reads are unaligned, and a [`Stream`](crate::Stream)
+    /// reads one item ahead.
+    ///
+    /// By default as many chunks are in flight as `queue_depth` says, and a stream reads 128 MiB
+    /// ahead. A quarter of the memory that is available bounds a stream in any case, and 1 GiB the
+    /// bytes in flight of a whole process.
     pub memory_limit: Option<u64>,
     /// How tensors lie in buffers of ours.
     pub placement: Placement,
     /// Bytes a second at most, read or prefetched, for each operation.
     pub pace: Option<u64>,
-    /// Whether weights in buffers of ours are locked in memory once they have landed, as far as the
-    /// system allows it; the report tells.
+    /// Whether the buffers that `weightloader::Loader::load` gives are locked in memory once they are
+    /// filled, as far as the system allows it; the report tells. Memory that uploads import, that
+    /// streams give or that is the caller's is not locked.
+    ///
+    /// Linux allows `RLIMIT_MEMLOCK` bytes, macOS that and `vm.user_wire_limit`. On Windows the working
+    /// set has to grow as much, which users may be denied. Memory of the portable parts cannot be
+    /// locked.
     pub lock_memory: bool,
     /// In which order a stream gives what has landed.
     pub stream_order: StreamOrder,

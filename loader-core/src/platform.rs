@@ -110,11 +110,14 @@ pub trait System: fmt::Debug + Send + Sync {
     fn usage(&self) -> Usage;
 
     /// How much of `range` (from the start of the file on disk) the page cache holds, told apart
-    /// down to pieces of `granularity` bytes.
+    /// down to pieces of `granularity` bytes. It may be sampled, or
+    /// [an estimate](ResidencyMap::is_estimate) where the system tells nobody, and is unknown where
+    /// neither is possible.
     fn residency(&self, file: &WeightFile, range: Range<u64>, granularity: u64) -> ResidencyMap;
 
-    /// Drops the clean pages of `range` (from the start of the file on disk) from the page cache,
-    /// as far as nobody has them mapped.
+    /// Drops the pages of `range` (from the start of the file on disk) from the page cache. Dirty
+    /// ones are written to the device first, as far as they can be; those that somebody has mapped
+    /// may stay.
     ///
     /// # Errors
     /// [`Error::Unsupported`](crate::Error::Unsupported) where the system has no such call,

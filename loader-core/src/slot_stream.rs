@@ -140,7 +140,8 @@ impl SlotStream {
     ///
     /// # Errors
     /// [`Error::OutOfBounds`] where an item reaches outside its file; [`Error::InvalidOption`] for
-    /// options that make no sense, for slots that are too short, that overlap, or that are none.
+    /// options that make no sense, for slots that are too short, that overlap, or that are none;
+    /// [`Error::Unsupported`] where no thread can be started.
     ///
     /// # Safety
     /// The memory of each slot is valid for writes until the stream has been dropped, and until

@@ -40,10 +40,13 @@ const GROUP_BYTES: u64 = 8 << 20;
 /// Bytes read ahead of the consumer, unless a memory limit or the memory that is left says less.
 const AHEAD_BYTES: u64 = 128 << 20;
 
-/// Pieces of files in the order asked for, read ahead in the background.
+/// Pieces of files in the [order](crate::StreamOrder) that the options choose, read ahead in the
+/// background.
 ///
-/// What is read ahead and not yet taken is bounded; what was taken belongs to the taker, and its
-/// memory is used again once dropped. Dropping the stream stops it without waiting; in a forked
+/// What is read ahead and not yet taken is bounded by the least of
+/// [`memory_limit`](LoadOptions::memory_limit), 128 MiB and a quarter of the memory that was available
+/// at first; a longer item is read ahead alone. What was taken belongs to the taker, and its memory
+/// is used again once dropped. Dropping the stream stops it without waiting; in a forked
 /// child it gives an error.
 pub struct Stream {
     ready: Receiver<Result<ReadyGroup>>,
@@ -118,7 +121,8 @@ impl Stream {
     /// Starts to read `items` of `files` in the background; gives each with its index in `items`.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`] where an item reaches outside its file; [`Error::InvalidOption`].
+    /// [`Error::OutOfBounds`] where an item reaches outside its file; [`Error::InvalidOption`];
+    /// [`Error::Unsupported`] where no thread can be started.
     pub fn start(
         platform: &Platform,
         options: &LoadOptions,

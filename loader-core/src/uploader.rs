@@ -15,6 +15,48 @@ use crate::{Destination, Error, HostBuffer, HostMemory, Refusal, Result};
 /// An upload calls [`prepare`](Self::prepare), then those of the way, then either
 /// [`finish`](Self::finish) or, where anything failed, was cancelled or unwound,
 /// [`abort`](Self::abort). The next upload begins with [`prepare`](Self::prepare) again.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"weights")?;
+/// use loader_core::{
+///     Copier, Destination, HostMemory, Landing, Layout, LoadOptions, Operation, Placement, Platform,
+///     Result, Uploader, WeightFile,
+/// };
+///
+/// /// A device whose memory the host sees.
+/// #[derive(Debug, Default)]
+/// struct Device(Vec<Vec<u8>>);
+///
+/// impl Uploader for Device {
+///     fn name(&self) -> &'static str {
+///         "example"
+///     }
+///     fn prepare(&mut self, lens: &[usize], _: &dyn HostMemory) -> Result<Landing> {
+///         self.0 = lens.iter().map(|len| vec![0; *len]).collect();
+///         Ok(Landing::InPlace)
+///     }
+///     fn destinations(&mut self) -> Result<Vec<Destination<'_>>> {
+///         Ok(self.0.iter_mut().map(|buffer| Destination::from(&mut buffer[..])).collect())
+///     }
+///     fn finish(&mut self) -> Result<()> {
+///         Ok(())
+///     }
+/// }
+///
+/// let (platform, options) = (Platform::portable(), LoadOptions::default());
+/// let copier = Copier::new(&platform, &options);
+/// let files = [WeightFile::open(&path)?];
+/// let layout = Layout::new(&[0..7], 0..7, Placement::default())?;
+/// let at = layout.locate(&(0..7)).expect("it was laid out");
+/// let mut device = Device::default();
+/// loader_core::upload(&platform, &copier, &files, &[layout], &mut device, Operation::new())?;
+/// assert_eq!(&device.0[0][at..at + 7], b"weights");
+/// # Ok(())
+/// # }
+/// ```
 pub trait Uploader: fmt::Debug {
     /// Its name in reports and errors.
     fn name(&self) -> &'static str;

@@ -1,5 +1,5 @@
-//! Linux and Android mechanisms of `weightloader`: madvise, io_uring, direct I/O, residency of the
-//! page cache, huge pages.
+//! Linux and Android mechanisms of `weightloader`: readahead by splice, by madvise and through
+//! io_uring, direct I/O, residency of the page cache, huge pages.
 //!
 //! Applications use the crate `weightloader`; this one is for those who put a
 //! [`Platform`] together themselves.
