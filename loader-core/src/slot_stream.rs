@@ -58,7 +58,7 @@ pub struct FilledSlot {
     pub item_offset: u64,
 }
 
-/// Items of files, in the [order](StreamOrder) that the options choose, through slots of the
+/// Items of files, in the [order](crate::StreamOrder) that the options choose, through slots of the
 /// caller's: for those who copy on to a device from a few pinned buffers.
 ///
 /// Items longer than a slot come in parts; those without bytes do not come at all. A slot is the
