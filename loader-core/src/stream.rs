@@ -37,6 +37,9 @@ pub struct StreamedBytes {
 /// Small items are read together, up to so many bytes.
 const GROUP_BYTES: u64 = 8 << 20;
 
+/// The first items that are read together, up to so many bytes: the consumer is waiting.
+const FIRST_GROUP_BYTES: u64 = 1 << 20;
+
 /// Bytes read ahead of the consumer, unless a memory limit or the memory that is left says less.
 const AHEAD_BYTES: u64 = 128 << 20;
 
@@ -288,6 +291,7 @@ impl Background {
             returned,
             pool: Vec::new(),
             turns: Turns::new(self.options.stream_order),
+            landed_any: false,
         };
         let operation = Operation::new().cancel(&self.shared.cancel);
         // SAFETY: every group's memory is held by the group itself until its last piece has
@@ -329,6 +333,9 @@ struct StreamFeeder<'b> {
     pool: Vec<HostBuffer>,
     /// Groups on their way to the consumer.
     turns: Turns<ReadyGroup>,
+    /// Whether a group has landed. The first one has the device for itself, since reads that are in
+    /// flight together share what it gives.
+    landed_any: bool,
 }
 
 impl Feeder for StreamFeeder<'_> {
@@ -338,7 +345,16 @@ impl Feeder for StreamFeeder<'_> {
             if self.next == items.len() {
                 return Ok(Feed::End);
             }
-            let end = group_end(items, self.next, self.limit.min(GROUP_BYTES));
+            let is_first = self.next == 0;
+            if !is_first && !self.landed_any {
+                return Ok(Feed::Later);
+            }
+            let usual = if is_first {
+                FIRST_GROUP_BYTES
+            } else {
+                GROUP_BYTES
+            };
+            let end = group_end(items, self.next, self.limit.min(usual));
             let ranges: Vec<_> = items[self.next..end]
                 .iter()
                 .map(|item| item.range.clone())
@@ -358,6 +374,7 @@ impl Feeder for StreamFeeder<'_> {
     }
 
     fn landed(&mut self, group: usize) -> Result<()> {
+        self.landed_any = true;
         self.turns.land(group);
         while let Some(ready) = self.turns.next() {
             if self.background.ready.send(Ok(ready)).is_err() {
