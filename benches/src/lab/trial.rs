@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
+use weightloader_lab::processor_time;
 
 use super::memory::{Faults, Memory};
 use super::{buffered, direct};
@@ -92,11 +92,4 @@ impl Cost {
     pub(crate) fn processor_per_gib(&self) -> f64 {
         self.processor.as_secs_f64() * 1e3 / (self.bytes as f64 / f64::from(1 << 30))
     }
-}
-
-/// What all threads of this process have used, the kernel on their behalf included.
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    let (seconds, nanoseconds) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
-    Duration::new(seconds.unwrap_or(0), nanoseconds.unwrap_or(0))
 }
