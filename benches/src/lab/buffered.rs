@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
+use weightloader::{Loader, WeightFile};
 
 use super::memory::Memory;
 use super::trial::Ask;
@@ -18,6 +20,10 @@ pub(crate) fn read(
     ask: Ask,
 ) -> io::Result<()> {
     let next = AtomicUsize::new(0);
+    let residency = Residency::of(path)?;
+    if let Ask::Residency = ask {
+        residency.ask(0..residency.file.len(), chunk)?;
+    }
     let work = |slot: usize| -> io::Result<()> {
         let file = File::open(path)?;
         loop {
@@ -30,6 +36,10 @@ pub(crate) fn read(
                 return Ok(());
             };
             let len = left.min(chunk);
+            if let Ask::ResidencyOfEach = ask {
+                let start = (index * chunk) as u64;
+                residency.ask(start..start + len as u64, chunk)?;
+            }
             memory.fault_in_for_read(index, len)?;
             // SAFETY: within the mapping, and nobody else's: each chunk, and each slot, is taken by
             // one thread. Fresh memory is zeroed.
@@ -50,6 +60,27 @@ pub(crate) fn read(
     })
 }
 
+/// Asks as the library does.
+struct Residency {
+    loader: Loader,
+    file: WeightFile,
+}
+
+impl Residency {
+    fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            loader: Loader::new().map_err(io::Error::other)?,
+            file: WeightFile::open(path).map_err(io::Error::other)?,
+        })
+    }
+
+    fn ask(&self, range: Range<u64>, granularity: usize) -> io::Result<()> {
+        let told = self.loader.residency(&self.file, range, granularity as u64);
+        std::hint::black_box(told.map_err(io::Error::other)?);
+        Ok(())
+    }
+}
+
 fn read_chunk(file: &File, buffer: &mut [u8], offset: u64, ask: Ask) -> io::Result<()> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -61,7 +92,7 @@ fn read_chunk(file: &File, buffer: &mut [u8], offset: u64, ask: Ask) -> io::Resu
                 at,
                 ReadWriteFlags::NOWAIT,
             ),
-            Ask::Nothing => Err(Errno::AGAIN),
+            Ask::Nothing | Ask::Residency | Ask::ResidencyOfEach => Err(Errno::AGAIN),
         };
         let read = match tried {
             Err(Errno::AGAIN) => pread(file, rest, at),

@@ -22,8 +22,8 @@ pub(crate) enum Experiment {
     Threads,
     /// Warm: threads, chunks, and who faults the destination in
     Warm,
-    /// Warm: just reading, or trying without waiting first
-    Nowait,
+    /// Warm: just reading, asking for residency first, or trying without waiting first
+    Ask,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,12 +71,12 @@ impl Experiment {
         Self::Ring,
         Self::Threads,
         Self::Warm,
-        Self::Nowait,
+        Self::Ask,
     ];
 
     pub(crate) fn state(self) -> State {
         match self {
-            Self::Warm | Self::Nowait => State::Warm,
+            Self::Warm | Self::Ask => State::Warm,
             _ => State::Cold,
         }
     }
@@ -207,8 +207,10 @@ impl Experiment {
                 )
             })
             .into(),
-            Self::Nowait => [
+            Self::Ask => [
                 ("just reading", Ask::Nothing),
+                ("residency of all first", Ask::Residency),
+                ("residency of each chunk first", Ask::ResidencyOfEach),
                 ("RWF_NOWAIT first", Ask::Nowait),
             ]
             .map(|(name, ask)| {

@@ -48,6 +48,10 @@ pub(crate) enum RingKind {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ask {
     Nothing,
+    /// What of the whole file is resident, in one go.
+    Residency,
+    /// What of each chunk is resident.
+    ResidencyOfEach,
     /// Each read is tried with `RWF_NOWAIT` first.
     Nowait,
 }
