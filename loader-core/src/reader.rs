@@ -34,6 +34,17 @@ impl Support {
     }
 }
 
+impl fmt::Display for Support {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (offset, memory) = (self.offset_alignment, self.memory_alignment);
+        write!(f, "offsets aligned to {offset} bytes, memory to {memory}")?;
+        match &self.discouraged {
+            Some(reason) => write!(f, "; {reason}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A way to read files: pulls chunks from a queue, keeps as many in flight as it likes and posts
 /// each completion.
 ///

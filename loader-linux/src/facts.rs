@@ -126,12 +126,7 @@ fn support<T>(outcome: io::Result<T>) -> String {
 
 fn direct_io(file: &WeightFile) -> String {
     match direct_file::support(file) {
-        Ok(support) => {
-            let (offset, memory) = (support.offset_alignment, support.memory_alignment);
-            let but = support.discouraged.map(|reason| format!("; {reason}"));
-            let but = but.unwrap_or_default();
-            format!("offsets aligned to {offset} bytes, memory to {memory}{but}")
-        }
+        Ok(support) => support.to_string(),
         Err(refusal) => refusal.reason,
     }
 }

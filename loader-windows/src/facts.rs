@@ -40,12 +40,7 @@ pub(crate) fn of_file(file: &WeightFile) -> Vec<Fact> {
         "this machine"
     };
     let direct = match unbuffered_file::support(file) {
-        Ok(support) => {
-            let (offset, memory) = (support.offset_alignment, support.memory_alignment);
-            let but = support.discouraged.map(|reason| format!("; {reason}"));
-            let but = but.unwrap_or_default();
-            format!("offsets aligned to {offset} bytes, memory to {memory}{but}")
-        }
+        Ok(support) => support.to_string(),
         Err(refusal) => refusal.reason,
     };
     vec![
