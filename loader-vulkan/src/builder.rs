@@ -87,9 +87,10 @@ impl VulkanUploaderBuilder {
     /// # Safety
     /// The buffers belong to the device that the uploader is built on, hold the parts, were made
     /// with `TRANSFER_DST` and bound to memory; the parts do not overlap. From then on until the
-    /// upload is over and the device has done with it (see [`VulkanUploader::ready`]) they live,
-    /// and nobody else uses the parts. Buffers that are not shared between queue families belong to
-    /// that of the uploader's queue, or hold nothing of value in these parts.
+    /// upload is over and the device has done with it (see [`VulkanUploader::ready`]; once it was
+    /// aborted, or the uploader was dropped, it has) they live, and nobody else uses the parts.
+    /// Buffers that are not shared between queue families belong to that of the uploader's queue,
+    /// or hold nothing of value in these parts.
     pub unsafe fn buffers(
         mut self,
         buffers: impl FnMut(&[usize]) -> Result<Vec<BufferSlice>, String> + Send + 'static,

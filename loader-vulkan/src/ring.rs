@@ -1,7 +1,8 @@
 //! Staging slots: one buffer of the host's, cut into slots, that a queue copies from.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -29,6 +30,10 @@ pub(crate) struct Copies {
     pub(crate) regions: Vec<vk::BufferCopy>,
 }
 
+/// How often slots were lent, by whichever ring: each time under a number that never comes again, by
+/// which a slot of another ring, or of an upload that is over, is told apart.
+static LENDINGS: AtomicUsize = AtomicUsize::new(0);
+
 /// A ring of staging slots. The device has done with all of it when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Ring {
@@ -44,6 +49,8 @@ pub(crate) struct Ring {
     /// Counted the moment the queue has them, since a panic may follow.
     submitted: u64,
     free: Vec<usize>,
+    /// Slots that are being filled, by the numbers they were lent under.
+    lent: BTreeMap<usize, usize>,
     /// Slots being copied from, and the value of the timeline that each is free at: in order.
     copying: VecDeque<(usize, u64)>,
 }
@@ -71,6 +78,7 @@ impl Ring {
             timeline: vk::Semaphore::null(),
             submitted: 0,
             free: (0..size.slots).rev().collect(),
+            lent: BTreeMap::new(),
             copying: VecDeque::new(),
         };
         ring.make_commands()?;
@@ -94,19 +102,26 @@ impl Ring {
         let Some(index) = self.free.pop() else {
             return Ok(None);
         };
+        let lending = LENDINGS.fetch_add(1, Ordering::Relaxed);
+        self.lent.insert(lending, index);
         // SAFETY: the slot lies within the ring's memory.
         let start = unsafe { self.start.start.add(index * self.size.slot_bytes) };
         // SAFETY: the memory is mapped as long as the ring lives, and the slot is nobody else's
         // until it is submitted: it is neither free nor being copied from.
-        let slot = unsafe { Slot::new(index, start, self.size.slot_bytes, self.start.direct) };
+        let slot = unsafe { Slot::new(lending, start, self.size.slot_bytes, self.start.direct) };
         Ok(Some(slot))
     }
 
-    /// Copies from a slot, which is free again once that is done.
+    /// Copies from the slot lent under a number, which is free again once that is done. Where it is
+    /// not submitted it stays lent.
     ///
     /// # Safety
     /// The buffers are of this device, hold the regions, and live until the copies are done.
-    pub(crate) unsafe fn submit(&mut self, index: usize, copies: &[Copies]) -> Result<()> {
+    pub(crate) unsafe fn submit(&mut self, lending: usize, copies: &[Copies]) -> Result<()> {
+        let Some(&index) = self.lent.get(&lending) else {
+            let message = "a slot was submitted that is not lent out by this uploader";
+            return Err(upload_error(message.to_owned()));
+        };
         let commands = self.commands[index];
         self.begin(commands)?;
         let base = (index * self.size.slot_bytes) as u64;
@@ -127,7 +142,7 @@ impl Ring {
             }
         }
         // SAFETY: recording began above; what it refers to lives by the caller's promise.
-        unsafe { self.end_and_submit(commands, Some(index)) }
+        unsafe { self.end_and_submit(commands, Some(lending)) }
     }
 
     /// Gives buffers to the queue family that their barriers name, after all copies.
@@ -157,15 +172,21 @@ impl Ring {
         unsafe { self.end_and_submit(commands, None) }
     }
 
-    /// Waits until the device has done with everything, and takes back slots that were lent out.
+    /// Waits until the device has done with everything. Slots that are lent out stay so.
     pub(crate) fn wait(&mut self) -> Result<()> {
         let outcome = self.wait_for(self.submitted);
         if let Err(result) = outcome {
             self.outlast(result);
         }
-        self.copying.clear();
-        self.free = (0..self.size.slots).rev().collect();
+        let copied = self.copying.drain(..).map(|(index, _)| index);
+        self.free.extend(copied);
         outcome.map_err(failed("wait for copies"))
+    }
+
+    /// Takes back slots that are lent out: whoever has them does nothing with them any more.
+    pub(crate) fn take_back(&mut self) {
+        self.free
+            .extend(std::mem::take(&mut self.lent).into_values());
     }
 
     /// Stays until the device has done with everything, though waiting failed: what it copies from
@@ -255,20 +276,22 @@ impl Ring {
             .map_err(failed("record a copy"))
     }
 
-    /// Submits what was recorded, which copies from `slot` where it is given.
+    /// Submits what was recorded, which copies from a slot where the number is given that this is
+    /// lent under.
     ///
     /// # Safety
     /// The commands are being recorded, and what they refer to lives until they are done.
     unsafe fn end_and_submit(
         &mut self,
         commands: vk::CommandBuffer,
-        slot: Option<usize>,
+        lending: Option<usize>,
     ) -> Result<()> {
         // SAFETY: the commands are being recorded.
         unsafe { self.gpu.device.end_command_buffer(commands) }.map_err(failed("record a copy"))?;
         let done_at = self.submitted + 1;
         let pending = || {
             self.submitted = done_at;
+            let slot = lending.and_then(|lending| self.lent.remove(&lending));
             self.copying.extend(slot.map(|index| (index, done_at)));
         };
         // SAFETY: the commands were recorded just now and live as long as the ring, which waits

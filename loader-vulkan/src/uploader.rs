@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use ash::vk;
 use loader_core::{
-    Destination, HostBuffer, HostMemory, Landing, Refusal, Result, Slot, StagedPart, Uploader,
+    Destination, Error, HostBuffer, HostMemory, Landing, Refusal, Result, Slot, StagedPart,
+    Uploader,
 };
 
 use crate::builder::{BufferSource, VulkanUploaderBuilder};
@@ -21,6 +22,9 @@ use crate::way::{self, Offers, Way};
 /// Uploads into buffers of a Vulkan device.
 ///
 /// Each upload makes new buffers, or asks the caller for some; those of the one before are dropped.
+/// The methods of [`Uploader`] are errors outside an upload, which begins with
+/// [`prepare`](Uploader::prepare) and ends with [`finish`](Uploader::finish) or
+/// [`abort`](Uploader::abort), and so are those of another way than this upload's.
 pub struct VulkanUploader {
     // Dropped first: it waits for the copies into the buffers.
     ring: Option<Ring>,
@@ -35,7 +39,9 @@ pub struct VulkanUploader {
     source: Option<BufferSource>,
     /// What the upload under way, or the last one, needs of each buffer.
     lens: Vec<usize>,
-    staged: bool,
+    /// The way of the upload under way. Its buffers may be used by nobody else, and those of the
+    /// caller's are there, only so long.
+    going: Option<Way>,
     refusals: Vec<Refusal>,
     ready: Option<Ready>,
 }
@@ -118,7 +124,7 @@ impl VulkanUploader {
             waits,
             source: buffers,
             lens: Vec::new(),
-            staged: false,
+            going: None,
             refusals: Vec::new(),
             ready: None,
         }
@@ -210,7 +216,7 @@ impl VulkanUploader {
         }
         for (slice, len) in slices.iter().zip(lens) {
             if slice.len < *len as u64 {
-                return Err(loader_core::Error::Destination {
+                return Err(Error::Destination {
                     expected: *len as u64,
                     actual: slice.len,
                 });
@@ -287,7 +293,19 @@ impl VulkanUploader {
         Ok(self.owned.iter().map(DeviceBuffer::slice).collect())
     }
 
+    /// Checks that an upload is under way, and goes this way.
+    fn check_going(&self, way: Way) -> Result<()> {
+        match self.going {
+            Some(going) if going == way => Ok(()),
+            Some(going) => Err(upload_error(format!(
+                "it was asked for what uploads by {way:?} do, and this one goes {going:?}"
+            ))),
+            None => Err(nothing_under_way()),
+        }
+    }
+
     fn the_ring(&mut self) -> Result<&mut Ring> {
+        self.check_going(Way::Staged)?;
         let missing = || upload_error("nothing is being staged".to_owned());
         self.ring.as_mut().ok_or_else(missing)
     }
@@ -332,21 +350,22 @@ impl Uploader for VulkanUploader {
             (None, Way::Staged) => self.allocate(lens, Purpose::Device, memory)?,
             (None, Way::Import | Way::Auto) => Vec::new(),
         };
-        self.staged = way == Way::Staged;
-        match way {
+        let landing = match way {
             Way::Staged => {
                 let size = self.ring_size;
                 if self.ring.as_ref().is_none_or(|ring| ring.size() != size) {
                     self.ring = Some(Ring::new(&self.gpu, size, memory)?);
                 }
-                Ok(Landing::Staged {
+                Landing::Staged {
                     slot_bytes: size.slot_bytes,
                     copy_alignment: 1,
-                })
+                }
             }
-            Way::InPlace => Ok(Landing::InPlace),
-            Way::Import | Way::Auto => Ok(Landing::Import),
-        }
+            Way::InPlace => Landing::InPlace,
+            Way::Import | Way::Auto => Landing::Import,
+        };
+        self.going = Some(way);
+        Ok(landing)
     }
 
     fn refusals(&self) -> Vec<Refusal> {
@@ -354,6 +373,7 @@ impl Uploader for VulkanUploader {
     }
 
     fn import(&mut self, buffers: Vec<HostBuffer>) -> Result<()> {
+        self.check_going(Way::Import)?;
         for buffer in buffers {
             let imported = DeviceBuffer::import(&self.gpu, buffer, self.usage)?;
             self.owned.push(imported);
@@ -363,6 +383,7 @@ impl Uploader for VulkanUploader {
     }
 
     fn destinations(&mut self) -> Result<Vec<Destination<'_>>> {
+        self.check_going(Way::InPlace)?;
         let places = self.slices.iter().zip(&self.lens);
         places
             .map(|(slice, len)| {
@@ -372,7 +393,8 @@ impl Uploader for VulkanUploader {
                     None => return Err(upload_error("a buffer is not mapped".to_owned())),
                 };
                 // SAFETY: the slice is mapped for at least this length: it is ours, or its owner
-                // promised so; nobody else touches it during the upload, which borrows `self`.
+                // promised so until the upload is over, which it is not; nobody else touches it
+                // during the upload, which borrows `self`.
                 Ok(unsafe { Destination::from_raw(start, *len, direct) })
             })
             .collect()
@@ -383,8 +405,10 @@ impl Uploader for VulkanUploader {
     }
 
     fn submit(&mut self, slot: Slot, parts: &[StagedPart]) -> Result<()> {
+        self.check_going(Way::Staged)?;
         let mut copies: Vec<Copies> = Vec::new();
-        for part in parts {
+        // There are no copies of nothing in Vulkan.
+        for part in parts.iter().filter(|part| part.len > 0) {
             let (buffer, region) = self.region(part)?;
             match copies.last_mut() {
                 Some(last) if last.buffer == buffer => last.regions.push(region),
@@ -395,20 +419,25 @@ impl Uploader for VulkanUploader {
             }
         }
         let ring = self.the_ring()?;
-        // SAFETY: the regions lie within their slices and the slot; buffers of ours are dropped
-        // only after the ring was waited for, those of the caller's live until then by its promise.
+        // SAFETY: the upload is under way, and the regions lie within its slices and the slot;
+        // buffers of ours are dropped only after the ring was waited for, those of the caller's
+        // live until then by its promise.
         unsafe { ring.submit(slot.id(), &copies) }
     }
 
     fn finish(&mut self) -> Result<()> {
         let (from, to) = (self.gpu.queue_family, self.released_family());
-        let Some(ring) = self.ring.as_mut().filter(|_| self.staged) else {
+        // Over even where it fails in what follows, which is not to be done again: what is then
+        // still on its way is waited for by `abort`, by the next upload, or when this is dropped.
+        let way = self.going.take().ok_or_else(nothing_under_way)?;
+        let Some(ring) = self.ring.as_mut().filter(|_| way == Way::Staged) else {
             return Ok(());
         };
         if let Some(to) = to {
             let barriers = ownership(&self.slices, from, to);
             // SAFETY: the buffers were written by copies on this queue, so its family owns them;
-            // they live as those copies need them to. `prepare` has waited for everything before.
+            // they live as those copies need them to. `prepare` has waited for everything before,
+            // and comes before every other `finish`.
             unsafe { ring.release(&barriers) }?;
         }
         if self.waits {
@@ -420,8 +449,12 @@ impl Uploader for VulkanUploader {
     }
 
     fn abort(&mut self) {
+        self.going = None;
         if let Err(error) = self.wait() {
             tracing::debug!(%error, "copies are given up");
+        }
+        if let Some(ring) = &mut self.ring {
+            ring.take_back();
         }
         self.ready = None;
         self.refusals.clear();
@@ -439,6 +472,10 @@ impl fmt::Debug for VulkanUploader {
             .field("slices", &self.slices)
             .finish_non_exhaustive()
     }
+}
+
+fn nothing_under_way() -> Error {
+    upload_error("no upload is under way".to_owned())
 }
 
 fn is_mapped(slice: &BufferSlice) -> bool {
