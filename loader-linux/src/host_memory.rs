@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 use loader_core::{HostMemory, HostRegion};
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::{MmapOptions, MmapRaw};
 use rustix::io::Errno;
 use rustix::mm::Advice;
 use rustix::param::page_size;
@@ -34,7 +34,7 @@ impl HostMemory for HugePageMemory {
             .checked_next_multiple_of(page_size())
             .ok_or_else(too_long)?;
         if len < HUGE_PAGE {
-            let mapping = MmapOptions::new().len(len).map_anon()?;
+            let mapping = MmapRaw::from(MmapOptions::new().len(len).map_anon()?);
             return Ok(Box::new(MappedRegion {
                 mapping,
                 begin: 0,
@@ -44,7 +44,7 @@ impl HostMemory for HugePageMemory {
         // Longer than asked for, so that a multiple of a huge page lies within; what is never
         // touched costs only addresses.
         let room = len.checked_add(HUGE_PAGE).ok_or_else(too_long)?;
-        let mapping = MmapOptions::new().len(room).map_anon()?;
+        let mapping = MmapRaw::from(MmapOptions::new().len(room).map_anon()?);
         let begin = mapping.as_ptr().addr().wrapping_neg() % HUGE_PAGE;
         let region = MappedRegion {
             mapping,
@@ -118,7 +118,7 @@ fn whole_pages_around(start: NonNull<u8>, len: usize) -> io::Result<(*mut u8, us
 /// A part of an anonymous mapping.
 #[derive(Debug)]
 struct MappedRegion {
-    mapping: MmapMut,
+    mapping: MmapRaw,
     /// Where the region begins in the mapping, in bytes: a multiple of the page.
     begin: usize,
     /// A multiple of the page; the mapping is long enough.
@@ -130,7 +130,7 @@ struct MappedRegion {
 unsafe impl HostRegion for MappedRegion {
     fn start(&self) -> NonNull<u8> {
         // Not through a reference to the bytes, which others may be writing.
-        let start = self.mapping.as_ptr().cast_mut().wrapping_add(self.begin);
+        let start = self.mapping.as_mut_ptr().wrapping_add(self.begin);
         NonNull::new(start).unwrap_or(NonNull::dangling())
     }
 
