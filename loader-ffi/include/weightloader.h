@@ -642,7 +642,8 @@ extern "C" {
 
 /**
  * What went wrong last on this thread, as a line for people: the file, the offset, what was
- * expected and what the system said. Empty where nothing has.
+ * expected and what the system said. Empty where nothing has, and where the thread ends and its
+ * messages are gone already.
  *
  * The string belongs to the thread and stays as it is until another call fails on it.
  */

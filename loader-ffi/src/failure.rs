@@ -99,10 +99,11 @@ impl Failure {
         }
     }
 
-    /// Keeps it for the caller to ask, and gives its code.
+    /// Keeps it for the caller to ask, and gives its code. A thread that ends, and calls from the
+    /// destructor of a variable of its own, may have no place for it any more.
     pub(crate) fn tell(self) -> Status {
         let status = self.status;
-        LAST.with_borrow_mut(|last| *last = Some(Told::from(self)));
+        let _ = LAST.try_with(|last| last.replace(Some(Told::from(self))));
         status
     }
 }
@@ -190,20 +191,42 @@ impl From<Failure> for Told {
     }
 }
 
+impl Told {
+    fn details(&self) -> ErrorDetails {
+        ErrorDetails {
+            struct_size: 0,
+            status: self.status,
+            system_code: self.system_code,
+            message: self.message.as_ptr(),
+            path: self.path.as_deref().map_or(ptr::null(), CStr::as_ptr),
+            offset: self.offset.unwrap_or(UNKNOWN),
+        }
+    }
+}
+
+/// Nothing has gone wrong.
+const NOTHING: ErrorDetails = ErrorDetails {
+    struct_size: 0,
+    status: Status::Ok,
+    system_code: 0,
+    message: c"".as_ptr(),
+    path: ptr::null(),
+    offset: UNKNOWN,
+};
+
 thread_local! {
     static LAST: RefCell<Option<Told>> = const { RefCell::new(None) };
 }
 
 /// What went wrong last on this thread, as a line for people: the file, the offset, what was
-/// expected and what the system said. Empty where nothing has.
+/// expected and what the system said. Empty where nothing has, and where the thread ends and its
+/// messages are gone already.
 ///
 /// The string belongs to the thread and stays as it is until another call fails on it.
 #[unsafe(no_mangle)]
 pub extern "C" fn weightloader_error_message() -> *const c_char {
-    LAST.with_borrow(|last| {
-        last.as_ref()
-            .map_or(c"".as_ptr(), |told| told.message.as_ptr())
-    })
+    let message = LAST.try_with(|last| Some(last.borrow().as_ref()?.message.as_ptr()));
+    message.ok().flatten().unwrap_or(c"".as_ptr())
 }
 
 /// What went wrong last on this thread, in parts. Its strings belong to the thread and stay as they
@@ -214,24 +237,8 @@ pub extern "C" fn weightloader_error_message() -> *const c_char {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn weightloader_last_error(error: *mut ErrorDetails) -> Status {
     crate::boundary::guarded(|| {
-        let details = LAST.with_borrow(|last| match last {
-            None => ErrorDetails {
-                struct_size: 0,
-                status: Status::Ok,
-                system_code: 0,
-                message: c"".as_ptr(),
-                path: ptr::null(),
-                offset: UNKNOWN,
-            },
-            Some(told) => ErrorDetails {
-                struct_size: 0,
-                status: told.status,
-                system_code: told.system_code,
-                message: told.message.as_ptr(),
-                path: told.path.as_deref().map_or(ptr::null(), CStr::as_ptr),
-                offset: told.offset.unwrap_or(UNKNOWN),
-            },
-        });
+        let told = LAST.try_with(|last| last.borrow().as_ref().map(Told::details));
+        let details = told.ok().flatten().unwrap_or(NOTHING);
         // SAFETY: the caller's promise.
         unsafe { sized::write(error, &details) }
     })

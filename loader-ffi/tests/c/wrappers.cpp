@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstring>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -162,6 +163,36 @@ void watch_with_a_lambda() {
     CHECK(!seen.empty() && seen.back() == 1.0f);
 }
 
+// A variable of a thread's own. Made before the library keeps anything for the thread, it is
+// destroyed afterwards.
+struct Farewell {
+    ~Farewell() {
+        EXPECT(OK, weightloader_close(file));
+        EXPECT(BAD_HANDLE, weightloader_close(file));
+        CHECK(std::strcmp(weightloader_error_message(), "") == 0);
+        weightloader_error error;
+        WEIGHTLOADER_INIT(&error);
+        EXPECT(OK, weightloader_last_error(&error));
+        CHECK(error.status == WEIGHTLOADER_STATUS_OK && std::strcmp(error.message, "") == 0);
+        *said = true;
+    }
+    weightloader_file *file = nullptr;
+    bool *said = nullptr;
+};
+
+void fail_while_the_thread_ends() {
+    bool said = false;
+    std::thread ending([&said] {
+        thread_local Farewell farewell;
+        farewell.said = &said;
+        EXPECT(BAD_HANDLE, weightloader_close(nullptr));
+        CHECK(std::strcmp(weightloader_error_message(), "") != 0);
+        farewell.file = open_file().release();
+    });
+    ending.join();
+    CHECK(said);
+}
+
 }  // namespace
 
 int main() {
@@ -170,5 +201,6 @@ int main() {
     stream_to_a_device();
     cancel_from_another_thread();
     close_under_a_reader();
+    fail_while_the_thread_ends();
     std::puts("C++ is served as well");
 }
