@@ -5,10 +5,10 @@ use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
 
-use weightloader::{Checkpoint, Mapping, Model};
+use weightloader::{Checkpoint, HostBuffer, Mapping, Model};
 
 use crate::boundary::{guarded, output};
-use crate::failure::{Result, Status};
+use crate::failure::{Failure, Result, Status};
 use crate::file::{FileHandle, OpenFile};
 use crate::operation::{Asked, OperationOptions};
 use crate::registry::{self, handle};
@@ -34,18 +34,39 @@ pub(crate) enum Held {
         /// Which, from the base of the file.
         range: Range<u64>,
     },
-    /// Filled by reads.
+    /// Filled by reads, and the caller's to write to: no reference is made to these bytes.
     Loaded {
-        /// The bytes.
-        model: Model,
+        /// The memory.
+        buffer: HostBuffer,
+        /// Which of its bytes.
+        place: Range<usize>,
     },
 }
 
 impl Held {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Mapped { mapping, .. } => mapping,
-            Self::Loaded { model } => model.tensors().next().map_or(&[], |blob| blob.bytes()),
+    /// The one tensor of `model`.
+    fn loaded(model: Model) -> Result<Self> {
+        let blob = model.checkpoint().tensors().first();
+        let place = blob.map(|blob| model.place(blob.name())).transpose()?;
+        let (file, place) = place.unwrap_or_default();
+        let buffer = model.into_buffers().into_iter().nth(file);
+        let buffer =
+            buffer.ok_or_else(|| Failure::new(Status::Internal, "no memory was filled"))?;
+        Ok(Self::Loaded { buffer, place })
+    }
+
+    /// Its first byte, null where it has none, and how many it has.
+    fn span(&self) -> (*mut u8, usize) {
+        let (start, len) = match self {
+            Self::Mapped { mapping, .. } => (mapping.as_ptr().cast_mut(), mapping.len()),
+            Self::Loaded { buffer, place } => {
+                let start = buffer.start().as_ptr().wrapping_add(place.start);
+                (start, place.len())
+            }
+        };
+        match len {
+            0 => (ptr::null_mut(), 0),
+            len => (start, len),
         }
     }
 }
@@ -101,14 +122,11 @@ pub(crate) fn behind(address: usize, length: usize) -> Result<Option<(Arc<OpenFi
 /// # Safety
 /// `memory` points to as many writable bytes as its first member says.
 unsafe fn hand_over(memory: *mut Memory, held: Held) -> Result<()> {
-    let (data, size) = match held.bytes() {
-        [] => (ptr::null(), 0),
-        slice => (slice.as_ptr(), slice.len()),
-    };
+    let (data, size) = held.span();
     let context: *mut MemoryHandle = registry::issue(held)?;
     let answer = Memory {
         struct_size: 0,
-        data: data.cast_mut().cast(),
+        data: data.cast(),
         size,
         release: Some(weightloader_release),
         context: context.cast(),
@@ -187,10 +205,12 @@ pub unsafe extern "C" fn weightloader_load(
         let checkpoint = Checkpoint::raw(blob);
         // SAFETY: the caller's promise.
         let model = unsafe { asked.run(|operation| loader.load(&checkpoint, operation)) }?;
+        let done = model.report().clone();
+        let held = Held::loaded(model)?;
         // SAFETY: the caller's promise.
-        unsafe { report::give(report, model.report()) }?;
+        unsafe { report::give(report, &done) }?;
         // SAFETY: the caller's promise.
-        unsafe { hand_over(memory, Held::Loaded { model }) }
+        unsafe { hand_over(memory, held) }
     })
 }
 
