@@ -19,7 +19,8 @@
  * Thread safety: every function may be called from any thread at any time, on the same handles too,
  * unless it says otherwise. No function may be called from a signal handler. Callbacks are called
  * on the thread that called the function which they were given to, and must neither throw nor
- * longjmp out. In a forked child, jobs and streams of the parent give WEIGHTLOADER_STATUS_FORKED.
+ * longjmp out. In a forked child, jobs and streams of the parent give WEIGHTLOADER_STATUS_FORKED;
+ * functions that end a job free the child's handle all the same, and streams can be closed.
  *
  * Lengths are in bytes. Offsets count from the base that a file was opened with; those in errors
  * count from the start of the file on disk.
@@ -940,7 +941,8 @@ enum weightloader_status weightloader_stream_report(const weightloader_stream *s
 
 /**
  * Stops a stream, waits until nothing is written to its slots any more, and frees it. Afterwards
- * all slots are the caller's.
+ * all slots are the caller's. A forked child may close what it has of a stream of its parent, which
+ * goes on undisturbed.
  */
 enum weightloader_status weightloader_stream_close(weightloader_stream *stream);
 

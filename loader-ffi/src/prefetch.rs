@@ -1,7 +1,7 @@
 //! Prefetches: started by file or by address, and their jobs.
 
 use std::ffi::c_void;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use weightloader::{Loader, Prefetch};
 
@@ -10,6 +10,7 @@ use crate::failure::{Result, Status};
 use crate::file::FileHandle;
 use crate::memory;
 use crate::operation::{Asked, OperationOptions};
+use crate::process::Maker;
 use crate::registry::{self, handle};
 use crate::sized::{self, Growing};
 
@@ -22,23 +23,33 @@ handle!(
 
 /// A prefetch, until somebody ends it.
 #[derive(Debug)]
-pub(crate) struct Job(Mutex<Option<Prefetch>>);
+pub(crate) struct Job {
+    maker: Maker,
+    prefetch: Mutex<Option<Prefetch>>,
+}
 
 impl Job {
     fn new(prefetch: Prefetch) -> Self {
-        Self(Mutex::new(Some(prefetch)))
+        Self {
+            maker: Maker::current(),
+            prefetch: Mutex::new(Some(prefetch)),
+        }
     }
 
-    fn look<T>(&self, look: impl FnOnce(&Prefetch) -> T) -> Option<T> {
-        let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        guard.as_ref().map(look)
+    fn lock(&self) -> Result<MutexGuard<'_, Option<Prefetch>>> {
+        self.maker.check()?;
+        Ok(self.prefetch.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&Prefetch) -> T) -> Result<Option<T>> {
+        Ok(self.lock()?.as_ref().map(look))
     }
 
     /// Ends the job that `handle` stands for.
     fn end(handle: *const JobHandle) -> Result<Option<Prefetch>> {
         let job = registry::close(handle)?;
-        let mut guard = job.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(guard.take())
+        let ended = job.lock()?.take();
+        Ok(ended)
     }
 }
 
@@ -125,7 +136,8 @@ pub unsafe extern "C" fn weightloader_prefetch_address(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn weightloader_job_done(job: *const JobHandle, done: *mut bool) -> Status {
     guarded(|| {
-        let answer = registry::find(job)?.look(Prefetch::is_done).unwrap_or(true);
+        let answer = registry::find(job)?.look(Prefetch::is_done)?;
+        let answer = answer.unwrap_or(true);
         // SAFETY: the caller's promise.
         unsafe { give(done, answer, "done") }
     })
@@ -142,10 +154,10 @@ pub unsafe extern "C" fn weightloader_job_progress(
     total: *mut u64,
 ) -> Status {
     guarded(|| {
+        output(settled, "settled")?;
         output(total, "total")?;
-        let (done, all) = registry::find(job)?
-            .look(Prefetch::progress)
-            .unwrap_or((0, 0));
+        let progress = registry::find(job)?.look(Prefetch::progress)?;
+        let (done, all) = progress.unwrap_or((0, 0));
         // SAFETY: the caller's promise.
         unsafe { give(settled, done, "settled") }?;
         // SAFETY: the caller's promise.

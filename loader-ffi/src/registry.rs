@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 
@@ -56,8 +56,11 @@ impl<T> Registry<T> {
     /// The lock may have been held by another thread at a fork, and then is never released in the
     /// child. It is held for moments, so one that is not to be had for long is such a one.
     fn lock(&self) -> Result<MutexGuard<'_, BTreeMap<usize, Arc<T>>>> {
-        static PROCESS: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
-        if *PROCESS.get_or_init(std::process::id) == std::process::id() {
+        /// The first process that locked one, or 0.
+        static PROCESS: AtomicU32 = AtomicU32::new(0);
+        let own = std::process::id();
+        let first = PROCESS.compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed);
+        if first.is_ok() || first == Err(own) {
             return Ok(self.objects.lock().unwrap_or_else(PoisonError::into_inner));
         }
         for _ in 0..10_000 {

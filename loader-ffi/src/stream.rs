@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use weightloader::StreamOrder;
 use weightloader::core::{SlotStream, StreamItem, StreamSlot};
@@ -10,6 +11,7 @@ use crate::boundary::{elements, give, guarded, guarded_status, invalid, null, ou
 use crate::failure::{Failure, Result, Status};
 use crate::file::{FileHandle, memory_len};
 use crate::operation::{MemoryFlag, check_flags};
+use crate::process::Maker;
 use crate::registry::{self, handle};
 use crate::report::{self, ReportHandle};
 use crate::sized::{self, Growing};
@@ -24,6 +26,7 @@ handle!(
 /// A stream, and where its slots begin.
 #[derive(Debug)]
 pub(crate) struct Streaming {
+    maker: Maker,
     stream: SlotStream,
     slots: Vec<usize>,
 }
@@ -91,6 +94,13 @@ pub struct Part {
 // SAFETY: pointers and numbers, the first of which is the length.
 unsafe impl Growing for Part {
     const NAME: &'static str = "weightloader_part";
+}
+
+/// The stream that `handle` stands for, unless it is a parent process's.
+fn find(handle: *const StreamHandle) -> Result<Arc<Streaming>> {
+    let streaming = registry::find(handle)?;
+    streaming.maker.check()?;
+    Ok(streaming)
 }
 
 /// Starts to read `ranges` through `slots` in the background. Ranges that are longer than a slot
@@ -167,6 +177,7 @@ unsafe fn open(ranges: &[Range], slots: &[Slot], options: &StreamOptions) -> Res
     let stream =
         unsafe { SlotStream::start(loader.platform(), loader.options(), files, items, memory) }?;
     Ok(Streaming {
+        maker: Maker::current(),
         stream,
         slots: slots
             .iter()
@@ -189,7 +200,7 @@ pub unsafe extern "C" fn weightloader_stream_next(
     guarded_status(|| {
         // SAFETY: the caller's promise.
         unsafe { sized::output(part) }?;
-        let streaming = registry::find(stream)?;
+        let streaming = find(stream)?;
         let Some(filled) = streaming.stream.next()? else {
             return Ok(Status::End);
         };
@@ -212,7 +223,7 @@ pub unsafe extern "C" fn weightloader_stream_next(
 /// included.
 #[unsafe(no_mangle)]
 pub extern "C" fn weightloader_stream_release(stream: *const StreamHandle, slot: usize) -> Status {
-    guarded(|| Ok(registry::find(stream)?.stream.release(slot)?))
+    guarded(|| Ok(find(stream)?.stream.release(slot)?))
 }
 
 /// Stops a stream without waiting; whoever waits in weightloader_stream_next() is told
@@ -220,7 +231,7 @@ pub extern "C" fn weightloader_stream_release(stream: *const StreamHandle, slot:
 #[unsafe(no_mangle)]
 pub extern "C" fn weightloader_stream_cancel(stream: *const StreamHandle) -> Status {
     guarded(|| {
-        registry::find(stream)?.stream.cancel();
+        find(stream)?.stream.cancel();
         Ok(())
     })
 }
@@ -237,7 +248,7 @@ pub unsafe extern "C" fn weightloader_stream_report(
 ) -> Status {
     guarded(|| {
         output(report, "report")?;
-        let told = registry::find(stream)?.stream.report();
+        let told = find(stream)?.stream.report();
         let told = told.ok_or_else(|| {
             let message = "the stream has not given everything yet";
             Failure::new(Status::InvalidArgument, message)
@@ -248,7 +259,8 @@ pub unsafe extern "C" fn weightloader_stream_report(
 }
 
 /// Stops a stream, waits until nothing is written to its slots any more, and frees it. Afterwards
-/// all slots are the caller's.
+/// all slots are the caller's. A forked child may close what it has of a stream of its parent, which
+/// goes on undisturbed.
 #[unsafe(no_mangle)]
 pub extern "C" fn weightloader_stream_close(stream: *mut StreamHandle) -> Status {
     guarded(|| {

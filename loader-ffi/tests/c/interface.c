@@ -359,6 +359,9 @@ static void test_prefetching(void) {
     EXPECT(NULL_POINTER, weightloader_prefetch(file, 0, 1, NULL));
     EXPECT(OK, weightloader_prefetch(file, 100, WEIGHTLOADER_TO_END, &job));
     EXPECT(NULL_POINTER, weightloader_job_done(job, NULL));
+    EXPECT(NULL_POINTER, weightloader_job_progress(job, NULL, &total));
+    EXPECT(NULL_POINTER, weightloader_job_progress(job, &settled, NULL));
+    CHECK(settled == 0 && total == 0);
     while (!done) {
         EXPECT(OK, weightloader_job_done(job, &done));
         EXPECT(OK, weightloader_job_progress(job, &settled, &total));
@@ -707,32 +710,94 @@ static void test_threads(void) {
     EXPECT(OK, weightloader_close(file));
 }
 
+/* What a child may do with jobs and a stream of its parent. */
+static void check_child(weightloader_job *const jobs[3], weightloader_stream *stream) {
+    alarm(60); /* Children do not inherit that of their parent. */
+    bool done = false;
+    uint64_t settled = 77, total = 77;
+    weightloader_part part;
+    weightloader_report *report = NULL;
+    WEIGHTLOADER_INIT(&part);
+    for (int index = 0; index < 3; index++) {
+        EXPECT(FORKED, weightloader_job_done(jobs[index], &done));
+        EXPECT(FORKED, weightloader_job_progress(jobs[index], &settled, &total));
+    }
+    EXPECT(FORKED, weightloader_job_wait(jobs[0], NULL, NULL));
+    EXPECT(FORKED, weightloader_job_cancel(jobs[1]));
+    EXPECT(FORKED, weightloader_job_detach(jobs[2]));
+    EXPECT(FORKED, weightloader_stream_next(stream, &part));
+    EXPECT(FORKED, weightloader_stream_release(stream, 0));
+    EXPECT(FORKED, weightloader_stream_cancel(stream));
+    EXPECT(FORKED, weightloader_stream_report(stream, &report));
+    CHECK(!done && settled == 77 && total == 77 && report == NULL && part.data == NULL);
+}
+
+static void wait_for_child(pid_t child) {
+    int status = 0;
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+}
+
+struct watched {
+    weightloader_job *job;
+    atomic_bool enough;
+};
+
+static void *look_all_the_time(void *argument) {
+    struct watched *watched = argument;
+    uint64_t settled = 0, total = 0;
+    while (!atomic_load(&watched->enough))
+        EXPECT(OK, weightloader_job_progress(watched->job, &settled, &total));
+    return NULL;
+}
+
+/* Forks while other threads are inside the library, and hold whatever locks it has. */
+static void test_forks_in_the_midst(weightloader_job *const jobs[3], weightloader_stream *stream) {
+    enum { THREADS = 3, CHILDREN = 30 };
+    struct watched watched;
+    watched.job = jobs[0];
+    atomic_init(&watched.enough, false);
+    pthread_t threads[THREADS];
+    for (int index = 0; index < THREADS; index++)
+        CHECK(pthread_create(&threads[index], NULL, look_all_the_time, &watched) == 0);
+    for (int round = 0; round < CHILDREN; round++) {
+        fflush(NULL);
+        const pid_t child = fork();
+        if (child == 0) {
+            check_child(jobs, stream);
+            _exit(0);
+        }
+        wait_for_child(child);
+    }
+    atomic_store(&watched.enough, true);
+    for (int index = 0; index < THREADS; index++)
+        CHECK(pthread_join(threads[index], NULL) == 0);
+}
+
 static void test_forks(void) {
     weightloader_file *file = open_file("weights");
-    weightloader_job *job = NULL;
+    weightloader_job *jobs[3] = {NULL, NULL, NULL};
     weightloader_stream *stream = NULL;
     weightloader_slot slot = {memory(MEBIBYTE), MEBIBYTE};
     const weightloader_range range = {file, 0, WEIGHTLOADER_TO_END};
-    EXPECT(OK, weightloader_prefetch(file, 0, SIZE, &job));
+    for (int index = 0; index < 3; index++)
+        EXPECT(OK, weightloader_prefetch(file, 0, SIZE, &jobs[index]));
     EXPECT(OK, weightloader_stream_open(&range, 1, &slot, 1, NULL, &stream));
     fflush(NULL);
     const pid_t child = fork();
-    CHECK(child >= 0);
     if (child == 0) {
-        weightloader_part part;
-        WEIGHTLOADER_INIT(&part);
-        EXPECT(FORKED, weightloader_job_wait(job, NULL, NULL));
-        EXPECT(FORKED, weightloader_stream_next(stream, &part));
+        check_child(jobs, stream);
+        EXPECT(BAD_HANDLE, weightloader_job_cancel(jobs[0]));
         EXPECT(OK, weightloader_stream_close(stream));
         unsigned char bytes[100] = {0};
         EXPECT(OK, weightloader_read(file, 5, bytes, 100, NULL, NULL));
         check_bytes(bytes, 100, 5, SEED);
         _exit(0);
     }
-    int status = 0;
-    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    wait_for_child(child);
+    test_forks_in_the_midst(jobs, stream);
     EXPECT(OK, weightloader_stream_close(stream));
-    finish(job, SIZE);
+    for (int index = 0; index < 3; index++)
+        finish(jobs[index], SIZE);
     free(slot.memory);
     EXPECT(OK, weightloader_close(file));
 }
