@@ -208,9 +208,9 @@ pub unsafe extern "C" fn weightloader_load(
         let done = model.report().clone();
         let held = Held::loaded(model)?;
         // SAFETY: the caller's promise.
-        unsafe { report::give(report, &done) }?;
+        let hand_over = || unsafe { hand_over(memory, held) };
         // SAFETY: the caller's promise.
-        unsafe { hand_over(memory, held) }
+        unsafe { report::give_with(report, &done, hand_over) }
     })
 }
 

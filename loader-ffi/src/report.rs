@@ -4,7 +4,7 @@ use std::ffi::{CString, c_char};
 
 use weightloader::Report;
 
-use crate::boundary::{UNKNOWN, give as give_value, guarded, invalid};
+use crate::boundary::{UNKNOWN, give as give_value, guarded, invalid, output};
 use crate::failure::{Result, Status, c_string};
 use crate::registry::{self, handle};
 use crate::sized::{self, Growing};
@@ -77,10 +77,28 @@ impl Told {
 /// # Safety
 /// `place` is null or valid for writes.
 pub(crate) unsafe fn give(place: *mut *mut ReportHandle, report: &Report) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { give_with(place, report, || Ok(())) }
+}
+
+/// As [`give`], where `rest` gives all other outputs: either all are given or none.
+///
+/// # Safety
+/// `place` is null or valid for writes.
+pub(crate) unsafe fn give_with(
+    place: *mut *mut ReportHandle,
+    report: &Report,
+    rest: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     if place.is_null() {
-        return Ok(());
+        return rest();
     }
-    let handle = registry::issue(Told::new(report))?;
+    output(place, "report")?;
+    let handle: *mut ReportHandle = registry::issue(Told::new(report))?;
+    if let Err(failure) = rest() {
+        registry::close(handle)?;
+        return Err(failure);
+    }
     // SAFETY: the caller's promise.
     unsafe { give_value(place, handle, "report") }
 }
@@ -134,6 +152,8 @@ pub unsafe extern "C" fn weightloader_report_mechanism(
     chunks: *mut u64,
 ) -> Status {
     guarded(|| {
+        output(mechanism, "mechanism")?;
+        output(chunks, "chunks")?;
         let told = registry::find(report)?;
         let (name, count) = entry(&told.mechanisms, index, "mechanisms")?;
         // SAFETY: the caller's promise.
@@ -155,6 +175,8 @@ pub unsafe extern "C" fn weightloader_report_fallback(
     reason: *mut *const c_char,
 ) -> Status {
     guarded(|| {
+        output(mechanism, "mechanism")?;
+        output(reason, "reason")?;
         let told = registry::find(report)?;
         let (name, why) = entry(&told.fallbacks, index, "fallbacks")?;
         // SAFETY: the caller's promise.

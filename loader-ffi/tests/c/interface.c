@@ -165,7 +165,15 @@ static void test_options(void) {
     EXPECT(OK, weightloader_report_mechanism(report, 0, &mechanism, &chunks));
     CHECK(strcmp(mechanism, "buffered") == 0 && chunks == (SIZE + 65535) / 65536);
     EXPECT(INVALID_ARGUMENT, weightloader_report_mechanism(report, 1, &mechanism, &chunks));
+    /* Either all outputs are given or none. */
+    mechanism = NULL;
+    chunks = 77;
     EXPECT(NULL_POINTER, weightloader_report_mechanism(report, 0, NULL, &chunks));
+    EXPECT(NULL_POINTER, weightloader_report_mechanism(report, 0, &mechanism, NULL));
+    CHECK(mechanism == NULL && chunks == 77);
+    EXPECT(NULL_POINTER, weightloader_report_fallback(report, 0, NULL, &reason));
+    EXPECT(NULL_POINTER, weightloader_report_fallback(report, 0, &mechanism, NULL));
+    CHECK(mechanism == NULL && reason == NULL);
     EXPECT(INVALID_ARGUMENT,
            weightloader_report_fallback(report, told.fallbacks, &mechanism, &reason));
     EXPECT(OK, weightloader_report_free(report));
@@ -310,7 +318,12 @@ static void test_memory(void) {
     check_bytes(mapped.data, mapped.size, 5000, SEED);
 
     weightloader_report *report = NULL;
-    EXPECT(OUT_OF_BOUNDS, weightloader_load(file, 0, SIZE + 1, NULL, &loaded, NULL));
+    EXPECT(OUT_OF_BOUNDS, weightloader_load(file, 0, SIZE + 1, NULL, &loaded, &report));
+    EXPECT(NULL_POINTER, weightloader_load(file, 0, SIZE, NULL, NULL, &report));
+    EXPECT(INVALID_ARGUMENT,
+           weightloader_load(file, 0, SIZE, NULL, &loaded,
+                             (weightloader_report **)(uintptr_t)((uintptr_t)&report + 1)));
+    CHECK(report == NULL && loaded.data == NULL && loaded.release == NULL);
     EXPECT(OK, weightloader_load(file, 5000, WEIGHTLOADER_TO_END, NULL, &loaded, &report));
     CHECK(loaded.size == SIZE - 5000 && (uintptr_t)loaded.data % 4096 == 5000 % 4096);
     check_bytes(loaded.data, loaded.size, 5000, SEED);
