@@ -690,7 +690,7 @@ enum weightloader_status weightloader_open(const char *path,
  * caller's: a duplicate is kept. Its position is neither used nor changed. It must be readable and
  * without O_DIRECT: direct reads are arranged beside it where they serve.
  *
- * On Windows `descriptor` is a HANDLE, opened without FILE_FLAG_OVERLAPPED. `name` is what errors
+ * On Windows `descriptor` is a HANDLE, with or without FILE_FLAG_OVERLAPPED. `name` is what errors
  * call the file; null for its number.
  *
  * Thread safety: nobody may close the descriptor before this returns.
