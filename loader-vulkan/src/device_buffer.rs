@@ -13,7 +13,8 @@ use crate::slice::{BufferSlice, Mapped};
 
 /// A buffer of a device's that holds weights, and its memory; both go when it is dropped.
 ///
-/// The device must have done with it by then.
+/// The device must have done with it by then. Dropping it in a process forked after it was made does
+/// nothing.
 #[derive(Debug)]
 pub struct DeviceBuffer {
     gpu: Arc<Gpu>,
@@ -211,6 +212,11 @@ impl DeviceBuffer {
 
 impl Drop for DeviceBuffer {
     fn drop(&mut self) {
+        if self.gpu.is_foreign() {
+            // Its pages may not be in the child, and others in their place.
+            std::mem::forget(self.host.take());
+            return;
+        }
         let device = &self.gpu.device;
         // SAFETY: the buffer is ours, or null, and nothing uses it any more: whoever submits work
         // on it waits before it lets go of it.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use ash::{ext, vk};
-use loader_core::Result;
+use loader_core::{Error, Result};
 
 use crate::failure::{failed, upload_error};
 use crate::own_device::OwnDevice;
@@ -24,8 +24,11 @@ pub(crate) struct Gpu {
     pub(crate) max_buffer_len: u64,
     pub(crate) host_import: Option<HostImport>,
     pub(crate) timeline_semaphores: bool,
+    /// The process that opened it: a forked child has neither the driver's threads nor what these
+    /// would wake.
+    process: u32,
     /// Destroyed after everything that uses it, where it is ours.
-    _own: Option<OwnDevice>,
+    own: Option<OwnDevice>,
 }
 
 /// How host memory becomes the device's.
@@ -93,7 +96,23 @@ impl Gpu {
             max_buffer_len: longest - longest % MAX_BUFFER_GRANULE,
             host_import,
             timeline_semaphores,
-            _own: own,
+            process: std::process::id(),
+            own,
+        }
+    }
+
+    /// Whether this is a child forked from the process whose device it is. Nothing may be asked of
+    /// the driver there.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.process != std::process::id()
+    }
+
+    /// # Errors
+    /// [`Error::Forked`] in a forked child.
+    pub(crate) fn check_process(&self) -> Result<()> {
+        match self.is_foreign() {
+            true => Err(Error::Forked),
+            false => Ok(()),
         }
     }
 
@@ -159,6 +178,14 @@ impl Gpu {
             None => Err(upload_error(
                 "the callback around submissions did not submit".to_owned(),
             )),
+        }
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        if self.is_foreign() {
+            std::mem::forget(self.own.take());
         }
     }
 }

@@ -302,6 +302,9 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
+        if self.gpu.is_foreign() {
+            return;
+        }
         if let Err(error) = self.wait() {
             tracing::debug!(%error, "copies are given up");
         }

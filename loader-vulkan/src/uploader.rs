@@ -25,6 +25,10 @@ use crate::way::{self, Offers, Way};
 /// The methods of [`Uploader`] are errors outside an upload, which begins with
 /// [`prepare`](Uploader::prepare) and ends with [`finish`](Uploader::finish) or
 /// [`abort`](Uploader::abort), and so are those of another way than this upload's.
+///
+/// In a process forked after it was made it is inert: methods that ask anything of the device are
+/// [`Error::Forked`], and dropping it, or one of its [`DeviceBuffer`]s, waits for nothing and gives
+/// nothing back. Its [`handles`](Self::handles) are of no use there either.
 pub struct VulkanUploader {
     // Dropped first: it waits for the copies into the buffers.
     ring: Option<Ring>,
@@ -181,7 +185,7 @@ impl VulkanUploader {
     /// done with them; none where they were the caller's. They keep a device of the uploader's own.
     ///
     /// # Errors
-    /// [`Error::Upload`](loader_core::Error::Upload) where the device failed meanwhile.
+    /// [`Error::Upload`] where the device failed meanwhile; [`Error::Forked`].
     pub fn into_buffers(mut self) -> Result<Vec<DeviceBuffer>> {
         self.wait()?;
         Ok(std::mem::take(&mut self.owned))
@@ -190,8 +194,9 @@ impl VulkanUploader {
     /// Waits until the device has done everything that was submitted.
     ///
     /// # Errors
-    /// [`Error::Upload`](loader_core::Error::Upload) where the device failed meanwhile.
+    /// [`Error::Upload`] where the device failed meanwhile; [`Error::Forked`].
     pub fn wait(&mut self) -> Result<()> {
+        self.gpu.check_process()?;
         self.ring.as_mut().map_or(Ok(()), Ring::wait)
     }
 
@@ -295,6 +300,7 @@ impl VulkanUploader {
 
     /// Checks that an upload is under way, and goes this way.
     fn check_going(&self, way: Way) -> Result<()> {
+        self.gpu.check_process()?;
         match self.going {
             Some(going) if going == way => Ok(()),
             Some(going) => Err(upload_error(format!(
@@ -340,6 +346,7 @@ impl Uploader for VulkanUploader {
     }
 
     fn prepare(&mut self, lens: &[usize], memory: &dyn HostMemory) -> Result<Landing> {
+        self.gpu.check_process()?;
         self.abort();
         self.lens = lens.to_vec();
         let given = self.ask_for_buffers(lens)?;
@@ -426,6 +433,7 @@ impl Uploader for VulkanUploader {
     }
 
     fn finish(&mut self) -> Result<()> {
+        self.gpu.check_process()?;
         let (from, to) = (self.gpu.queue_family, self.released_family());
         // Over even where it fails in what follows, which is not to be done again: what is then
         // still on its way is waited for by `abort`, by the next upload, or when this is dropped.
@@ -450,8 +458,11 @@ impl Uploader for VulkanUploader {
 
     fn abort(&mut self) {
         self.going = None;
-        if let Err(error) = self.wait() {
-            tracing::debug!(%error, "copies are given up");
+        match self.wait() {
+            Ok(()) => {}
+            // What logs are written to may be locked for ever in a forked child.
+            Err(Error::Forked) => {}
+            Err(error) => tracing::debug!(%error, "copies are given up"),
         }
         if let Some(ring) = &mut self.ring {
             ring.take_back();
