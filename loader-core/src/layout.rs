@@ -20,6 +20,14 @@ pub enum Placement {
 /// it: the largest block that common devices ask of direct I/O.
 const BLOCK: u64 = 4096;
 
+/// A file's first bytes are kept congruent to this many bytes where there are
+/// [`LONG`] of them: chunks, which begin at multiples of it in the file, then each lie on a huge page
+/// of their own, which no two threads fault in at once.
+const HUGE: u64 = 2 << 20;
+
+/// Fewer bytes are not worth what that leaves unused before them.
+const LONG: u64 = 32 << 20;
+
 /// Gaps up to this many bytes are read along rather than cut out: a read of its own costs more.
 const READ_ALONG: u64 = 64 * 1024;
 
@@ -44,9 +52,11 @@ impl Layout {
         match placement {
             Placement::File => {
                 for span in spans(ranges, &within) {
-                    let shift = span.start % BLOCK;
+                    let first = layout.extents.is_empty() && span.end - span.start >= LONG;
+                    let unit = if first { HUGE } else { BLOCK };
+                    let shift = span.start % unit;
                     layout.append(span, |end| {
-                        end.checked_next_multiple_of(BLOCK)?.checked_add(shift)
+                        end.checked_next_multiple_of(unit)?.checked_add(shift)
                     })?;
                 }
             }
@@ -207,5 +217,17 @@ mod tests {
         let layout = Layout::new(&ranges, 0..20_000_000, Placement::File).unwrap();
         assert_eq!(layout.extents().len(), 2);
         assert!(layout.len() < 20_000);
+    }
+
+    #[test]
+    fn long_spans_lie_on_huge_pages_as_in_the_file() {
+        let start = 5 * HUGE + 3 * BLOCK;
+        for (len, unit) in [(LONG, HUGE), (LONG - BLOCK, BLOCK)] {
+            let range = start..start + len;
+            let file = 0..1 << 40;
+            let layout = Layout::new(std::slice::from_ref(&range), file, Placement::File).unwrap();
+            let at = layout.locate(&range).unwrap() as u64;
+            assert_eq!(at, start % unit);
+        }
     }
 }
