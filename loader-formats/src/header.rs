@@ -81,7 +81,6 @@ impl<'a> HeaderReader<'a> {
     }
 }
 
-#[cfg(feature = "gguf")]
 impl HeaderReader<'_> {
     /// Bytes left before the end.
     pub(crate) fn remaining(&self) -> u64 {
@@ -91,21 +90,6 @@ impl HeaderReader<'_> {
     /// An error at a byte passed before.
     pub(crate) fn error_at(&self, offset: u64, message: impl fmt::Display) -> Error {
         format_error(self.file, offset, message)
-    }
-
-    /// The next `N` bytes.
-    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let mut array = [0; N];
-        self.expect(N as u64)?;
-        let mut filled = 0;
-        while filled < N {
-            let ahead = self.ahead()?;
-            let piece = ahead.len().min(N - filled);
-            array[filled..filled + piece].copy_from_slice(&ahead[..piece]);
-            self.take(piece);
-            filled += piece;
-        }
-        Ok(array)
     }
 
     /// The next `len` bytes, none of them allocated for before it is known that they are there.
@@ -121,20 +105,6 @@ impl HeaderReader<'_> {
             left -= piece as u64;
         }
         Ok(bytes)
-    }
-
-    /// Goes past `len` bytes without reading those that are not read yet.
-    pub(crate) fn skip(&mut self, len: u64) -> Result<()> {
-        self.expect(len)?;
-        let ahead = (self.window.len() - self.taken) as u64;
-        match usize::try_from(len) {
-            Ok(bytes) if len <= ahead => self.taken += bytes,
-            _ => {
-                self.read_to += len - ahead;
-                self.taken = self.window.len();
-            }
-        }
-        Ok(())
     }
 
     /// Fails unless `len` bytes are left.
@@ -154,6 +124,38 @@ impl HeaderReader<'_> {
                 "{len} more bytes of header are claimed, the file ends after {remaining}; was it cut short?"
             ))
         })
+    }
+}
+
+#[cfg(feature = "gguf")]
+impl HeaderReader<'_> {
+    /// The next `N` bytes.
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let mut array = [0; N];
+        self.expect(N as u64)?;
+        let mut filled = 0;
+        while filled < N {
+            let ahead = self.ahead()?;
+            let piece = ahead.len().min(N - filled);
+            array[filled..filled + piece].copy_from_slice(&ahead[..piece]);
+            self.take(piece);
+            filled += piece;
+        }
+        Ok(array)
+    }
+
+    /// Goes past `len` bytes without reading those that are not read yet.
+    pub(crate) fn skip(&mut self, len: u64) -> Result<()> {
+        self.expect(len)?;
+        let ahead = (self.window.len() - self.taken) as u64;
+        match usize::try_from(len) {
+            Ok(bytes) if len <= ahead => self.taken += bytes,
+            _ => {
+                self.read_to += len - ahead;
+                self.taken = self.window.len();
+            }
+        }
+        Ok(())
     }
 }
 

@@ -220,8 +220,8 @@ impl<'de> Visitor<'de> for TensorSeed {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TensorInfo, A::Error> {
         let (mut dtype, mut shape, mut offsets) = (None, None, None);
-        while let Some(key) = map.next_key_seed(json::Text)? {
-            let again = match &*key {
+        while let Some(key) = map.next_key_seed(KeySeed)? {
+            let again = match key {
                 "dtype" => dtype.replace(map.next_value_seed(DtypeSeed)?).is_some(),
                 "shape" => shape
                     .replace(map.next_value_seed(Numbers::<MOST_DIMENSIONS>)?)
@@ -256,6 +256,33 @@ impl<'de> Visitor<'de> for TensorSeed {
         };
         self.check(dtype, shape, begin, end)
             .map_err(A::Error::custom)
+    }
+}
+
+/// A key of a tensor; the empty one stands for those that are not known.
+struct KeySeed;
+
+impl<'de> DeserializeSeed<'de> for KeySeed {
+    type Value = &'static str;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for KeySeed {
+    type Value = &'static str;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
+        let known = ["dtype", "shape", "data_offsets"];
+        Ok(known
+            .into_iter()
+            .find(|name| *name == key)
+            .unwrap_or_default())
     }
 }
 
@@ -302,18 +329,16 @@ impl<'de, const MOST: usize> Visitor<'de> for Numbers<MOST> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
-        let mut numbers = [0; MOST];
-        let mut count = 0;
+        let mut numbers = Vec::new();
         while let Some(number) = sequence.next_element()? {
-            let Some(place) = numbers.get_mut(count) else {
+            if numbers.len() == MOST {
                 return Err(A::Error::custom(format_args!(
                     "more than {MOST} numbers in a list"
                 )));
-            };
-            *place = number;
-            count += 1;
+            }
+            numbers.push(number);
         }
-        Ok(numbers[..count].into())
+        Ok(numbers.into())
     }
 }
 
