@@ -207,7 +207,8 @@ pub(crate) struct Reading {
         units::bytes(LoadOptions::DEFAULT_CHUNK_BYTES)
     ))]
     chunk: Option<ByteSize>,
-    /// Bytes in flight at most, besides the weights; never less than one chunk.
+    /// Bytes in flight and read ahead at most, besides the weights: never less than one chunk, and
+    /// 1 MiB a worker where reads are unaligned.
     #[arg(long, value_name = "BYTES")]
     pub(crate) memory_limit: Option<ByteSize>,
     /// Bytes a second at most, so that others who use the device are not disturbed.

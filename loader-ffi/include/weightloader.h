@@ -261,7 +261,8 @@ typedef struct weightloader_options {
      */
     uint64_t chunk_bytes;
     /**
-     * Bytes of memory used beyond the destination at most; 0 for no limit.
+     * Bytes in flight and read ahead at most, besides the destination: never less than one chunk,
+     * and 1 MiB a worker where reads are unaligned; 0 for what suits the machine.
      */
     uint64_t memory_limit;
     /**
@@ -292,7 +293,8 @@ typedef struct weightloader_file_info {
      */
     uint64_t disk_size;
     /**
-     * Whether bytes that are not cached will really be read past the page cache.
+     * Whether bytes that are not cached will really be read past the page cache, but for reads of
+     * 1 MiB and less, for which it does not pay.
      */
     bool direct_io;
     /**

@@ -51,7 +51,8 @@ pub struct FileInfo {
     pub base: u64,
     /// Length of the whole file on disk.
     pub disk_size: u64,
-    /// Whether bytes that are not cached will really be read past the page cache.
+    /// Whether bytes that are not cached will really be read past the page cache, but for reads of
+    /// 1 MiB and less, for which it does not pay.
     pub direct_io: bool,
     /// Direct reads need no copy where offsets (from the start of the file on disk) are multiples
     /// of so many bytes; 1 where there are none.
@@ -92,6 +93,14 @@ impl OpenFile {
         self.direct.get_or_init(|| self.ask_direct())
     }
 
+    /// Whether the automatic strategy has to read through the page cache for want of knowing better.
+    fn residency_is_unknown(&self) -> bool {
+        const PAGE: u64 = 4096;
+        let start = ..self.file.len().min(PAGE);
+        let map = self.loader.residency(&self.file, start, PAGE);
+        map.is_ok_and(|map| map.resident_bytes().is_none())
+    }
+
     fn ask_direct(&self) -> DirectState {
         let support = match &self.loader.platform().direct {
             Ok(reader) => reader.support(&self.file),
@@ -112,7 +121,9 @@ impl OpenFile {
             Ok(support) => {
                 let forced = options.strategy == Strategy::Direct;
                 let discouraged = support.discouraged.as_deref().filter(|_| !forced);
-                let reason = chosen_away.or(discouraged);
+                let untold = (!forced && self.residency_is_unknown())
+                    .then_some("the system does not tell what is cached");
+                let reason = chosen_away.or(discouraged).or(untold);
                 DirectState {
                     offset_alignment: support.offset_alignment,
                     memory_alignment: support.memory_alignment as u64,

@@ -50,7 +50,8 @@ pub struct Options {
     pub queue_depth: u32,
     /// Bytes of one read at most, 4096 to 2^30; 0 for the default.
     pub chunk_bytes: u64,
-    /// Bytes of memory used beyond the destination at most; 0 for no limit.
+    /// Bytes in flight and read ahead at most, besides the destination: never less than one chunk,
+    /// and 1 MiB a worker where reads are unaligned; 0 for what suits the machine.
     pub memory_limit: u64,
     /// Bytes a second at most, read or prefetched, for each operation, so that others who use the
     /// device are not disturbed; 0 for no limit.
