@@ -649,12 +649,16 @@ extern "C" {
  * messages are gone already.
  *
  * The string belongs to the thread and stays as it is until another call fails on it.
+ *
+ * Threads: any; tells of calls on the calling one.
  */
 const char *weightloader_error_message(void);
 
 /**
  * What went wrong last on this thread, in parts. Its strings belong to the thread and stay as they
  * are until another call fails on it.
+ *
+ * Threads: any; tells of calls on the calling one.
  *
  * # Safety
  * `error` points to a `weightloader_error` whose `struct_size` is set.
@@ -663,12 +667,16 @@ enum weightloader_status weightloader_last_error(struct weightloader_error *erro
 
 /**
  * The name of a code, such as "out of bounds"; "unknown" where it is none.
+ *
+ * Threads: any, at any time.
  */
 const char *weightloader_status_name(int32_t status);
 
 /**
  * The version of the library, as "0.1.0". Compare with `WEIGHTLOADER_VERSION_MAJOR` and so on,
  * which are those of the header.
+ *
+ * Threads: any, at any time.
  */
 const char *weightloader_version(void);
 
@@ -676,6 +684,8 @@ const char *weightloader_version(void);
  * Opens the file at `path` for reading; of it, `length` bytes from `base` on
  * (WEIGHTLOADER_TO_END: all that follow). Paths are UTF-8 on Windows. `options` may be null.
  * Close the file by weightloader_close().
+ *
+ * Threads: any, at any time.
  *
  * # Safety
  * `path` ends with a zero byte, `options` is null or has its `struct_size` set, `file` is valid
@@ -695,7 +705,7 @@ enum weightloader_status weightloader_open(const char *path,
  * On Windows `descriptor` is a HANDLE, with or without FILE_FLAG_OVERLAPPED. `name` is what errors
  * call the file; null for its number.
  *
- * Thread safety: nobody may close the descriptor before this returns.
+ * Threads: any, but nobody may close the descriptor before this returns.
  *
  * # Safety
  * As weightloader_open().
@@ -709,11 +719,15 @@ enum weightloader_status weightloader_open_descriptor(ptrdiff_t descriptor,
 
 /**
  * Closes a file. Jobs, streams, mappings and checkpoints made from it live on.
+ *
+ * Threads: any; calls of others that use the handle already go on undisturbed.
  */
 enum weightloader_status weightloader_close(weightloader_file *file);
 
 /**
  * Tells the size of a file, and whether direct I/O is really on for it.
+ *
+ * Threads: any, at any time, several on the same handle too.
  *
  * # Safety
  * `info` points to a `weightloader_file_info` whose `struct_size` is set.
@@ -725,6 +739,8 @@ enum weightloader_status weightloader_get_file_info(const weightloader_file *fil
  * Makes a token that is not cancelled. Give it to any number of operations; free it by
  * weightloader_token_free().
  *
+ * Threads: any, at any time.
+ *
  * # Safety
  * `token` is null or valid for writes.
  */
@@ -733,11 +749,15 @@ enum weightloader_status weightloader_token_new(weightloader_token **token);
 /**
  * Asks every operation that has this token to stop with WEIGHTLOADER_STATUS_CANCELLED, and returns
  * at once. Later operations with this token stop too.
+ *
+ * Threads: any, at any time, several on the same handle too.
  */
 enum weightloader_status weightloader_token_cancel(const weightloader_token *token);
 
 /**
  * Frees a token. Operations that have it go on, and can no longer be cancelled by it.
+ *
+ * Threads: any; calls of others that use the handle already go on undisturbed.
  */
 enum weightloader_status weightloader_token_free(weightloader_token *token);
 
@@ -748,6 +768,8 @@ enum weightloader_status weightloader_token_free(weightloader_token *token);
  *
  * `operation` may be null. Where `report` is not, it is given a report that the caller frees by
  * weightloader_report_free().
+ *
+ * Threads: any, several on the same file too; the calling one waits, and progress is told on it.
  *
  * # Safety
  * `operation` is null or has its `struct_size` set, `destination` is valid for writes of `size`
@@ -767,6 +789,8 @@ enum weightloader_status weightloader_read(const weightloader_file *file,
  *
  * What the file of the first item was opened with goes for all.
  *
+ * Threads: any, several on the same file too; the calling one waits, and progress is told on it.
+ *
  * # Safety
  * As weightloader_read(), for each of the `count` items at `items`.
  */
@@ -782,6 +806,8 @@ enum weightloader_status weightloader_copy(const struct weightloader_copy_item *
  *
  * Bytes are read as they are touched, a page fault at a time: weightloader_prefetch() brings them
  * in ahead; weightloader_read() and weightloader_load() are faster.
+ *
+ * Threads: any, at any time, several on the same handle too.
  *
  * # Safety
  * `memory` points to a `weightloader_memory` whose `struct_size` is set. Nobody may change or
@@ -801,6 +827,8 @@ enum weightloader_status weightloader_map(const weightloader_file *file,
  *
  * `operation` and `report` may be null; see weightloader_read().
  *
+ * Threads: any, several on the same file too; the calling one waits, and progress is told on it.
+ *
  * # Safety
  * `operation` is null or has its `struct_size` set, `memory` has its `struct_size` set, `report`
  * is null or valid for writes.
@@ -816,6 +844,8 @@ enum weightloader_status weightloader_load(const weightloader_file *file,
  * Gives memory of weightloader_map() or weightloader_load() back; the release member of
  * weightloader_memory. Where `context` is none of theirs, or was given back already, nothing
  * happens, and weightloader_error_message() says so.
+ *
+ * Threads: any, once for each memory.
  */
 void weightloader_release(void *context, void *data, size_t size);
 
@@ -826,6 +856,8 @@ void weightloader_release(void *context, void *data, size_t size);
  *
  * A job is ended by exactly one of weightloader_job_wait(), weightloader_job_cancel() and
  * weightloader_job_detach(), which also frees its handle.
+ *
+ * Threads: any, at any time, several on the same handle too.
  *
  * # Safety
  * `job` is valid for writes.
@@ -841,6 +873,8 @@ enum weightloader_status weightloader_prefetch(const weightloader_file *file,
  * it. The memory itself is never touched, and need not stay mapped. Anything else is
  * WEIGHTLOADER_STATUS_UNSUPPORTED.
  *
+ * Threads: any, at any time.
+ *
  * # Safety
  * `job` is valid for writes.
  */
@@ -851,6 +885,8 @@ enum weightloader_status weightloader_prefetch_address(const void *address,
 /**
  * Tells whether nothing is left to do.
  *
+ * Threads: any, at any time, several on the same handle too.
+ *
  * # Safety
  * `done` is valid for writes.
  */
@@ -858,6 +894,8 @@ enum weightloader_status weightloader_job_done(const weightloader_job *job, bool
 
 /**
  * Tells how many bytes need no more work, and how many there are in all.
+ *
+ * Threads: any, at any time, several on the same handle too.
  *
  * # Safety
  * `settled` and `total` are valid for writes.
@@ -871,6 +909,8 @@ enum weightloader_status weightloader_job_progress(const weightloader_job *job,
  * be null, progress and token are used; where these cancel the wait, the rest of the job is
  * cancelled too, and it is freed all the same. `outcome` may be null.
  *
+ * Threads: any, but one alone can end a job: for others its handle is closed.
+ *
  * # Safety
  * `operation` and `outcome` are null or have their `struct_size` set.
  */
@@ -880,11 +920,15 @@ enum weightloader_status weightloader_job_wait(weightloader_job *job,
 
 /**
  * Cancels what has not started, without waiting for what has, and frees the job.
+ *
+ * Threads: any, but one alone can end a job: for others its handle is closed.
  */
 enum weightloader_status weightloader_job_cancel(weightloader_job *job);
 
 /**
  * Lets the job run on by itself, and frees its handle.
+ *
+ * Threads: any, but one alone can end a job: for others its handle is closed.
  */
 enum weightloader_status weightloader_job_detach(weightloader_job *job);
 
@@ -893,6 +937,8 @@ enum weightloader_status weightloader_job_detach(weightloader_job *job);
  * come in parts; empty ones do not come at all. Close it by weightloader_stream_close().
  *
  * What the file of the first range was opened with goes for all; `options` may be null.
+ *
+ * Threads: any, at any time.
  *
  * # Safety
  * `ranges` and `slots` have as many elements as their counts say, `options` is null or has its
@@ -912,6 +958,8 @@ enum weightloader_status weightloader_stream_open(const struct weightloader_rang
  * there is one, and for a slot to be released where the caller has all, so one thread that holds
  * all slots must release one before it asks. WEIGHTLOADER_STATUS_END once everything was given.
  *
+ * Threads: any, several at once; each part goes to one of them.
+ *
  * # Safety
  * `part` points to a `weightloader_part` whose `struct_size` is set.
  */
@@ -919,8 +967,9 @@ enum weightloader_status weightloader_stream_next(const weightloader_stream *str
                                                   struct weightloader_part *part);
 
 /**
- * Gives a slot back, to be filled again: in any order, from any thread, a device's callback
- * included.
+ * Gives a slot back, to be filled again, in any order.
+ *
+ * Threads: any, one that a device calls back on included.
  */
 enum weightloader_status weightloader_stream_release(const weightloader_stream *stream,
                                                      size_t slot);
@@ -928,12 +977,16 @@ enum weightloader_status weightloader_stream_release(const weightloader_stream *
 /**
  * Stops a stream without waiting; whoever waits in weightloader_stream_next() is told
  * WEIGHTLOADER_STATUS_CANCELLED. It must be closed all the same.
+ *
+ * Threads: any, at any time, several on the same handle too.
  */
 enum weightloader_status weightloader_stream_cancel(const weightloader_stream *stream);
 
 /**
  * Tells how a stream went, once weightloader_stream_next() has said that this is the end. Free the
  * report by weightloader_report_free().
+ *
+ * Threads: any, at any time, several on the same handle too.
  *
  * # Safety
  * `report` is valid for writes.
@@ -945,6 +998,9 @@ enum weightloader_status weightloader_stream_report(const weightloader_stream *s
  * Stops a stream, waits until nothing is written to its slots any more, and frees it. Afterwards
  * all slots are the caller's. A forked child may close what it has of a stream of its parent, which
  * goes on undisturbed.
+ *
+ * Threads: any; those that wait in weightloader_stream_next() are told
+ * WEIGHTLOADER_STATUS_CANCELLED first.
  */
 enum weightloader_status weightloader_stream_close(weightloader_stream *stream);
 
@@ -952,6 +1008,8 @@ enum weightloader_status weightloader_stream_close(weightloader_stream *stream);
  * Reads the headers of a checkpoint: a file of safetensors, GGUF or raw bytes, a folder of shards,
  * or its index file. `options`, which may be null, are those of its files. Close it by
  * weightloader_checkpoint_close().
+ *
+ * Threads: any, at any time.
  *
  * # Safety
  * `path` ends with a zero byte, `options` is null or has its `struct_size` set, `checkpoint` is
@@ -964,6 +1022,8 @@ enum weightloader_status weightloader_checkpoint_open(const char *path,
 /**
  * As weightloader_checkpoint_open(), for one open file or blob and no other.
  *
+ * Threads: any, at any time, several on the same handle too.
+ *
  * # Safety
  * `checkpoint` is valid for writes.
  */
@@ -972,11 +1032,15 @@ enum weightloader_status weightloader_checkpoint_from_file(const weightloader_fi
 
 /**
  * Closes a checkpoint. Files that it gave live on.
+ *
+ * Threads: any; calls of others that use the handle already go on undisturbed.
  */
 enum weightloader_status weightloader_checkpoint_close(weightloader_checkpoint *checkpoint);
 
 /**
  * Tells how many tensors and files there are.
+ *
+ * Threads: any, at any time, several on the same handle too.
  *
  * # Safety
  * `info` points to a `weightloader_checkpoint_info` whose `struct_size` is set.
@@ -988,6 +1052,8 @@ enum weightloader_status weightloader_get_checkpoint_info(const weightloader_che
  * Opens one of the checkpoint's files, to read from: cheap, for it is open already. Close it by
  * weightloader_close().
  *
+ * Threads: any, at any time, several on the same handle too.
+ *
  * # Safety
  * `file` is valid for writes.
  */
@@ -997,6 +1063,8 @@ enum weightloader_status weightloader_checkpoint_file(const weightloader_checkpo
 
 /**
  * Tells of one tensor, by its place: by file, then by offset.
+ *
+ * Threads: any, at any time, several on the same handle too.
  *
  * # Safety
  * `tensor` points to a `weightloader_tensor` whose `struct_size` is set.
@@ -1008,6 +1076,8 @@ enum weightloader_status weightloader_checkpoint_tensor(const weightloader_check
 /**
  * Tells of one tensor, by its name of `name_length` bytes, which may be found without a zero byte
  * at its end. WEIGHTLOADER_STATUS_NO_SUCH_TENSOR where there is none.
+ *
+ * Threads: any, at any time, several on the same handle too.
  *
  * # Safety
  * `name` has `name_length` bytes, `tensor` points to a `weightloader_tensor` whose `struct_size`
@@ -1021,6 +1091,8 @@ enum weightloader_status weightloader_checkpoint_find(const weightloader_checkpo
 /**
  * Tells a report's numbers.
  *
+ * Threads: any, at any time, several on the same handle too.
+ *
  * # Safety
  * `info` points to a `weightloader_report_info` whose `struct_size` is set.
  */
@@ -1030,6 +1102,8 @@ enum weightloader_status weightloader_get_report_info(const weightloader_report 
 /**
  * Tells how many chunks one mechanism brought: "buffered", "direct", "direct-bounced" and so on.
  * The string is valid until the report is freed.
+ *
+ * Threads: any, at any time, several on the same handle too.
  *
  * # Safety
  * `mechanism` and `chunks` are valid for writes.
@@ -1042,6 +1116,8 @@ enum weightloader_status weightloader_report_mechanism(const weightloader_report
 /**
  * Tells what was passed over, and why. The strings are valid until the report is freed.
  *
+ * Threads: any, at any time, several on the same handle too.
+ *
  * # Safety
  * `mechanism` and `reason` are valid for writes.
  */
@@ -1052,6 +1128,8 @@ enum weightloader_status weightloader_report_fallback(const weightloader_report 
 
 /**
  * Frees a report.
+ *
+ * Threads: any; calls of others that use the handle already go on undisturbed.
  */
 enum weightloader_status weightloader_report_free(weightloader_report *report);
 

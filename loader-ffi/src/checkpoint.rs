@@ -141,6 +141,8 @@ impl Index {
 /// or its index file. `options`, which may be null, are those of its files. Close it by
 /// weightloader_checkpoint_close().
 ///
+/// Threads: any, at any time.
+///
 /// # Safety
 /// `path` ends with a zero byte, `options` is null or has its `struct_size` set, `checkpoint` is
 /// valid for writes.
@@ -165,6 +167,8 @@ pub unsafe extern "C" fn weightloader_checkpoint_open(
 
 /// As weightloader_checkpoint_open(), for one open file or blob and no other.
 ///
+/// Threads: any, at any time, several on the same handle too.
+///
 /// # Safety
 /// `checkpoint` is valid for writes.
 #[unsafe(no_mangle)]
@@ -183,12 +187,16 @@ pub unsafe extern "C" fn weightloader_checkpoint_from_file(
 }
 
 /// Closes a checkpoint. Files that it gave live on.
+///
+/// Threads: any; calls of others that use the handle already go on undisturbed.
 #[unsafe(no_mangle)]
 pub extern "C" fn weightloader_checkpoint_close(checkpoint: *mut CheckpointHandle) -> Status {
     guarded(|| registry::close(checkpoint.cast_const()).map(drop))
 }
 
 /// Tells how many tensors and files there are.
+///
+/// Threads: any, at any time, several on the same handle too.
 ///
 /// # Safety
 /// `info` points to a `weightloader_checkpoint_info` whose `struct_size` is set.
@@ -214,6 +222,8 @@ pub unsafe extern "C" fn weightloader_get_checkpoint_info(
 /// Opens one of the checkpoint's files, to read from: cheap, for it is open already. Close it by
 /// weightloader_close().
 ///
+/// Threads: any, at any time, several on the same handle too.
+///
 /// # Safety
 /// `file` is valid for writes.
 #[unsafe(no_mangle)]
@@ -238,6 +248,8 @@ pub unsafe extern "C" fn weightloader_checkpoint_file(
 
 /// Tells of one tensor, by its place: by file, then by offset.
 ///
+/// Threads: any, at any time, several on the same handle too.
+///
 /// # Safety
 /// `tensor` points to a `weightloader_tensor` whose `struct_size` is set.
 #[unsafe(no_mangle)]
@@ -255,6 +267,8 @@ pub unsafe extern "C" fn weightloader_checkpoint_tensor(
 
 /// Tells of one tensor, by its name of `name_length` bytes, which may be found without a zero byte
 /// at its end. WEIGHTLOADER_STATUS_NO_SUCH_TENSOR where there is none.
+///
+/// Threads: any, at any time, several on the same handle too.
 ///
 /// # Safety
 /// `name` has `name_length` bytes, `tensor` points to a `weightloader_tensor` whose `struct_size`

@@ -223,6 +223,8 @@ thread_local! {
 /// messages are gone already.
 ///
 /// The string belongs to the thread and stays as it is until another call fails on it.
+///
+/// Threads: any; tells of calls on the calling one.
 #[unsafe(no_mangle)]
 pub extern "C" fn weightloader_error_message() -> *const c_char {
     let message = LAST.try_with(|last| Some(last.borrow().as_ref()?.message.as_ptr()));
@@ -231,6 +233,8 @@ pub extern "C" fn weightloader_error_message() -> *const c_char {
 
 /// What went wrong last on this thread, in parts. Its strings belong to the thread and stay as they
 /// are until another call fails on it.
+///
+/// Threads: any; tells of calls on the calling one.
 ///
 /// # Safety
 /// `error` points to a `weightloader_error` whose `struct_size` is set.
@@ -245,6 +249,8 @@ pub unsafe extern "C" fn weightloader_last_error(error: *mut ErrorDetails) -> St
 }
 
 /// The name of a code, such as "out of bounds"; "unknown" where it is none.
+///
+/// Threads: any, at any time.
 #[unsafe(no_mangle)]
 pub extern "C" fn weightloader_status_name(status: i32) -> *const c_char {
     let name = match status {
@@ -273,6 +279,8 @@ pub extern "C" fn weightloader_status_name(status: i32) -> *const c_char {
 
 /// The version of the library, as "0.1.0". Compare with `WEIGHTLOADER_VERSION_MAJOR` and so on,
 /// which are those of the header.
+///
+/// Threads: any, at any time.
 #[unsafe(no_mangle)]
 pub extern "C" fn weightloader_version() -> *const c_char {
     const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");

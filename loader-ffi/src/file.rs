@@ -160,6 +160,8 @@ fn part(file: WeightFile, base: u64, length: u64) -> Result<WeightFile> {
 /// (WEIGHTLOADER_TO_END: all that follow). Paths are UTF-8 on Windows. `options` may be null.
 /// Close the file by weightloader_close().
 ///
+/// Threads: any, at any time.
+///
 /// # Safety
 /// `path` ends with a zero byte, `options` is null or has its `struct_size` set, `file` is valid
 /// for writes.
@@ -191,7 +193,7 @@ pub unsafe extern "C" fn weightloader_open(
 /// On Windows `descriptor` is a HANDLE, with or without FILE_FLAG_OVERLAPPED. `name` is what errors
 /// call the file; null for its number.
 ///
-/// Thread safety: nobody may close the descriptor before this returns.
+/// Threads: any, but nobody may close the descriptor before this returns.
 ///
 /// # Safety
 /// As weightloader_open().
@@ -223,12 +225,16 @@ pub unsafe extern "C" fn weightloader_open_descriptor(
 }
 
 /// Closes a file. Jobs, streams, mappings and checkpoints made from it live on.
+///
+/// Threads: any; calls of others that use the handle already go on undisturbed.
 #[unsafe(no_mangle)]
 pub extern "C" fn weightloader_close(file: *mut FileHandle) -> Status {
     guarded(|| registry::close(file.cast_const()).map(drop))
 }
 
 /// Tells the size of a file, and whether direct I/O is really on for it.
+///
+/// Threads: any, at any time, several on the same handle too.
 ///
 /// # Safety
 /// `info` points to a `weightloader_file_info` whose `struct_size` is set.

@@ -142,6 +142,8 @@ unsafe fn hand_over(memory: *mut Memory, held: Held) -> Result<()> {
 /// Bytes are read as they are touched, a page fault at a time: weightloader_prefetch() brings them
 /// in ahead; weightloader_read() and weightloader_load() are faster.
 ///
+/// Threads: any, at any time, several on the same handle too.
+///
 /// # Safety
 /// `memory` points to a `weightloader_memory` whose `struct_size` is set. Nobody may change or
 /// truncate the file while it is mapped: touching bytes beyond a new end, or bytes that the device
@@ -176,6 +178,8 @@ pub unsafe extern "C" fn weightloader_map(
 /// caller may write to it.
 ///
 /// `operation` and `report` may be null; see weightloader_read().
+///
+/// Threads: any, several on the same file too; the calling one waits, and progress is told on it.
 ///
 /// # Safety
 /// `operation` is null or has its `struct_size` set, `memory` has its `struct_size` set, `report`
@@ -217,6 +221,8 @@ pub unsafe extern "C" fn weightloader_load(
 /// Gives memory of weightloader_map() or weightloader_load() back; the release member of
 /// weightloader_memory. Where `context` is none of theirs, or was given back already, nothing
 /// happens, and weightloader_error_message() says so.
+///
+/// Threads: any, once for each memory.
 #[unsafe(no_mangle)]
 pub extern "C" fn weightloader_release(context: *mut c_void, data: *mut c_void, size: usize) {
     // What was given with it tells nothing that is not known.

@@ -81,6 +81,8 @@ unsafe impl Growing for Outcome {
 /// A job is ended by exactly one of weightloader_job_wait(), weightloader_job_cancel() and
 /// weightloader_job_detach(), which also frees its handle.
 ///
+/// Threads: any, at any time, several on the same handle too.
+///
 /// # Safety
 /// `job` is valid for writes.
 #[unsafe(no_mangle)]
@@ -105,6 +107,8 @@ pub unsafe extern "C" fn weightloader_prefetch(
 /// of a mapping made by weightloader_map(), or on Linux of any mapping of one file, whoever made
 /// it. The memory itself is never touched, and need not stay mapped. Anything else is
 /// WEIGHTLOADER_STATUS_UNSUPPORTED.
+///
+/// Threads: any, at any time.
 ///
 /// # Safety
 /// `job` is valid for writes.
@@ -131,6 +135,8 @@ pub unsafe extern "C" fn weightloader_prefetch_address(
 
 /// Tells whether nothing is left to do.
 ///
+/// Threads: any, at any time, several on the same handle too.
+///
 /// # Safety
 /// `done` is valid for writes.
 #[unsafe(no_mangle)]
@@ -144,6 +150,8 @@ pub unsafe extern "C" fn weightloader_job_done(job: *const JobHandle, done: *mut
 }
 
 /// Tells how many bytes need no more work, and how many there are in all.
+///
+/// Threads: any, at any time, several on the same handle too.
 ///
 /// # Safety
 /// `settled` and `total` are valid for writes.
@@ -168,6 +176,8 @@ pub unsafe extern "C" fn weightloader_job_progress(
 /// Waits until all is in the page cache or on its way, and frees the job. Of `operation`, which may
 /// be null, progress and token are used; where these cancel the wait, the rest of the job is
 /// cancelled too, and it is freed all the same. `outcome` may be null.
+///
+/// Threads: any, but one alone can end a job: for others its handle is closed.
 ///
 /// # Safety
 /// `operation` and `outcome` are null or have their `struct_size` set.
@@ -205,12 +215,16 @@ pub unsafe extern "C" fn weightloader_job_wait(
 }
 
 /// Cancels what has not started, without waiting for what has, and frees the job.
+///
+/// Threads: any, but one alone can end a job: for others its handle is closed.
 #[unsafe(no_mangle)]
 pub extern "C" fn weightloader_job_cancel(job: *mut JobHandle) -> Status {
     guarded(|| Job::end(job).map(drop))
 }
 
 /// Lets the job run on by itself, and frees its handle.
+///
+/// Threads: any, but one alone can end a job: for others its handle is closed.
 #[unsafe(no_mangle)]
 pub extern "C" fn weightloader_job_detach(job: *mut JobHandle) -> Status {
     guarded(|| {

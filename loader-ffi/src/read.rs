@@ -66,6 +66,8 @@ unsafe fn destination<'d>(start: *mut c_void, size: usize, flags: u32) -> Result
 /// `operation` may be null. Where `report` is not, it is given a report that the caller frees by
 /// weightloader_report_free().
 ///
+/// Threads: any, several on the same file too; the calling one waits, and progress is told on it.
+///
 /// # Safety
 /// `operation` is null or has its `struct_size` set, `destination` is valid for writes of `size`
 /// bytes and touched by nobody else meanwhile, `report` is null or valid for writes.
@@ -93,6 +95,8 @@ pub unsafe extern "C" fn weightloader_read(
 /// were one. Destinations must not overlap. Everything else is as for weightloader_read().
 ///
 /// What the file of the first item was opened with goes for all.
+///
+/// Threads: any, several on the same file too; the calling one waits, and progress is told on it.
 ///
 /// # Safety
 /// As weightloader_read(), for each of the `count` items at `items`.

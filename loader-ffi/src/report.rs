@@ -105,6 +105,8 @@ pub(crate) unsafe fn give_with(
 
 /// Tells a report's numbers.
 ///
+/// Threads: any, at any time, several on the same handle too.
+///
 /// # Safety
 /// `info` points to a `weightloader_report_info` whose `struct_size` is set.
 #[unsafe(no_mangle)]
@@ -142,6 +144,8 @@ pub unsafe extern "C" fn weightloader_get_report_info(
 /// Tells how many chunks one mechanism brought: "buffered", "direct", "direct-bounced" and so on.
 /// The string is valid until the report is freed.
 ///
+/// Threads: any, at any time, several on the same handle too.
+///
 /// # Safety
 /// `mechanism` and `chunks` are valid for writes.
 #[unsafe(no_mangle)]
@@ -165,6 +169,8 @@ pub unsafe extern "C" fn weightloader_report_mechanism(
 
 /// Tells what was passed over, and why. The strings are valid until the report is freed.
 ///
+/// Threads: any, at any time, several on the same handle too.
+///
 /// # Safety
 /// `mechanism` and `reason` are valid for writes.
 #[unsafe(no_mangle)]
@@ -187,6 +193,8 @@ pub unsafe extern "C" fn weightloader_report_fallback(
 }
 
 /// Frees a report.
+///
+/// Threads: any; calls of others that use the handle already go on undisturbed.
 #[unsafe(no_mangle)]
 pub extern "C" fn weightloader_report_free(report: *mut ReportHandle) -> Status {
     guarded(|| registry::close(report.cast_const()).map(drop))

@@ -108,6 +108,8 @@ fn find(handle: *const StreamHandle) -> Result<Arc<Streaming>> {
 ///
 /// What the file of the first range was opened with goes for all; `options` may be null.
 ///
+/// Threads: any, at any time.
+///
 /// # Safety
 /// `ranges` and `slots` have as many elements as their counts say, `options` is null or has its
 /// `struct_size` set, `stream` is valid for writes. The memory of the slots is valid for writes
@@ -190,6 +192,8 @@ unsafe fn open(ranges: &[Range], slots: &[Slot], options: &StreamOptions) -> Res
 /// there is one, and for a slot to be released where the caller has all, so one thread that holds
 /// all slots must release one before it asks. WEIGHTLOADER_STATUS_END once everything was given.
 ///
+/// Threads: any, several at once; each part goes to one of them.
+///
 /// # Safety
 /// `part` points to a `weightloader_part` whose `struct_size` is set.
 #[unsafe(no_mangle)]
@@ -219,8 +223,9 @@ pub unsafe extern "C" fn weightloader_stream_next(
     })
 }
 
-/// Gives a slot back, to be filled again: in any order, from any thread, a device's callback
-/// included.
+/// Gives a slot back, to be filled again, in any order.
+///
+/// Threads: any, one that a device calls back on included.
 #[unsafe(no_mangle)]
 pub extern "C" fn weightloader_stream_release(stream: *const StreamHandle, slot: usize) -> Status {
     guarded(|| Ok(find(stream)?.stream.release(slot)?))
@@ -228,6 +233,8 @@ pub extern "C" fn weightloader_stream_release(stream: *const StreamHandle, slot:
 
 /// Stops a stream without waiting; whoever waits in weightloader_stream_next() is told
 /// WEIGHTLOADER_STATUS_CANCELLED. It must be closed all the same.
+///
+/// Threads: any, at any time, several on the same handle too.
 #[unsafe(no_mangle)]
 pub extern "C" fn weightloader_stream_cancel(stream: *const StreamHandle) -> Status {
     guarded(|| {
@@ -238,6 +245,8 @@ pub extern "C" fn weightloader_stream_cancel(stream: *const StreamHandle) -> Sta
 
 /// Tells how a stream went, once weightloader_stream_next() has said that this is the end. Free the
 /// report by weightloader_report_free().
+///
+/// Threads: any, at any time, several on the same handle too.
 ///
 /// # Safety
 /// `report` is valid for writes.
@@ -261,6 +270,9 @@ pub unsafe extern "C" fn weightloader_stream_report(
 /// Stops a stream, waits until nothing is written to its slots any more, and frees it. Afterwards
 /// all slots are the caller's. A forked child may close what it has of a stream of its parent, which
 /// goes on undisturbed.
+///
+/// Threads: any; those that wait in weightloader_stream_next() are told
+/// WEIGHTLOADER_STATUS_CANCELLED first.
 #[unsafe(no_mangle)]
 pub extern "C" fn weightloader_stream_close(stream: *mut StreamHandle) -> Status {
     guarded(|| {

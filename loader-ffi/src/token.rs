@@ -16,6 +16,8 @@ handle!(
 /// Makes a token that is not cancelled. Give it to any number of operations; free it by
 /// weightloader_token_free().
 ///
+/// Threads: any, at any time.
+///
 /// # Safety
 /// `token` is null or valid for writes.
 #[unsafe(no_mangle)]
@@ -30,6 +32,8 @@ pub unsafe extern "C" fn weightloader_token_new(token: *mut *mut TokenHandle) ->
 
 /// Asks every operation that has this token to stop with WEIGHTLOADER_STATUS_CANCELLED, and returns
 /// at once. Later operations with this token stop too.
+///
+/// Threads: any, at any time, several on the same handle too.
 #[unsafe(no_mangle)]
 pub extern "C" fn weightloader_token_cancel(token: *const TokenHandle) -> Status {
     guarded(|| {
@@ -39,6 +43,8 @@ pub extern "C" fn weightloader_token_cancel(token: *const TokenHandle) -> Status
 }
 
 /// Frees a token. Operations that have it go on, and can no longer be cancelled by it.
+///
+/// Threads: any; calls of others that use the handle already go on undisturbed.
 #[unsafe(no_mangle)]
 pub extern "C" fn weightloader_token_free(token: *mut TokenHandle) -> Status {
     guarded(|| registry::close(token.cast_const()).map(drop))
