@@ -416,7 +416,7 @@ impl Loader {
         operation: Operation<'_>,
     ) -> Result<Report> {
         let copier = Copier::new(&self.platform, &self.options);
-        let plan = copier.plan(extents, destination.len())?;
+        let plan = copier.plan_for(extents, &destination)?;
         copier.run(
             vec![Job {
                 file: file.clone(),

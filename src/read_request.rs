@@ -50,7 +50,7 @@ impl<'d> ReadRequest<'d> {
             len: expected,
             destination: 0,
         };
-        let plan = copier.plan(&[extent], destination.len())?;
+        let plan = copier.plan_for(&[extent], &destination)?;
         Ok(Job {
             file,
             plan,

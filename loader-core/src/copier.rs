@@ -64,6 +64,24 @@ impl<'p> Copier<'p> {
         Plan::new(extents, destination_len, self.options.chunk_bytes())
     }
 
+    /// Plans `extents` for `destination`: as [`plan`](Self::plan), or so that no two chunks share a
+    /// huge page of memory that is [fresh](Destination::fresh).
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn plan_for(&self, extents: &[Extent], destination: &Destination<'_>) -> Result<Plan> {
+        if !destination.is_fresh() {
+            return self.plan(extents, destination.len());
+        }
+        let address = destination.as_ptr().addr().get();
+        Plan::for_fresh(
+            extents,
+            address,
+            destination.len(),
+            self.options.chunk_bytes(),
+        )
+    }
+
     /// Reads everything that `jobs` plan and returns when it is in place. Nothing writes to any
     /// destination any more when this returns, errs or unwinds.
     ///

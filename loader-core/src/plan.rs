@@ -66,12 +66,40 @@ impl Plan {
     /// [`Error::Destination`] where an extent lands outside the destination,
     /// [`Error::OverlappingDestinations`] where two land on the same bytes.
     pub fn new(extents: &[Extent], destination_len: usize, chunk_bytes: u64) -> Result<Self> {
+        Self::cut_by(extents, destination_len, chunk_bytes, |extent| {
+            extent.offset
+        })
+    }
+
+    /// As [`new`](Self::new) for a destination that nobody has touched yet, whose first byte has
+    /// this address: chunks begin at multiples of `chunk_bytes` in memory. As long as those are
+    /// multiples of a huge page, no two threads fault the same one in.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn for_fresh(
+        extents: &[Extent],
+        address: usize,
+        destination_len: usize,
+        chunk_bytes: u64,
+    ) -> Result<Self> {
+        let place = |extent: Extent| (address.wrapping_add(extent.destination)) as u64;
+        Self::cut_by(extents, destination_len, chunk_bytes, place)
+    }
+
+    /// Cuts where what `place` tells of an extent's first byte comes to a multiple of `chunk_bytes`.
+    fn cut_by(
+        extents: &[Extent],
+        destination_len: usize,
+        chunk_bytes: u64,
+        place: impl Fn(Extent) -> u64,
+    ) -> Result<Self> {
         check_destinations(extents, destination_len)?;
         let mut extents: Vec<Extent> = extents.iter().copied().filter(|e| e.len > 0).collect();
         extents.sort_by_key(|extent| (extent.offset, extent.destination));
         let mut plan = Self::default();
         for extent in coalesce(extents) {
-            plan.cut(extent, chunk_bytes.max(1));
+            plan.cut(extent, place(extent), chunk_bytes.max(1));
         }
         // Where extents overlap, the chunks of one lie among those of another.
         plan.chunks.sort_by_key(|chunk| chunk.offset);
@@ -97,14 +125,14 @@ impl Plan {
         join(self.chunks.iter().map(|chunk| chunk.offset..chunk.end()))
     }
 
-    fn cut(&mut self, extent: Extent, chunk_bytes: u64) {
+    fn cut(&mut self, extent: Extent, place: u64, chunk_bytes: u64) {
         let end = extent.offset + extent.len;
         let mut offset = extent.offset;
         let mut destination = extent.destination;
+        let mut longest = chunk_bytes - place % chunk_bytes;
         while offset < end {
-            let boundary = (offset / chunk_bytes + 1).saturating_mul(chunk_bytes);
             // At most the extent's length, which fits the destination and so a `usize`.
-            let len = usize::try_from(boundary.min(end) - offset).unwrap_or(usize::MAX);
+            let len = usize::try_from(longest.min(end - offset)).unwrap_or(usize::MAX);
             self.chunks.push(Chunk {
                 offset,
                 len,
@@ -112,6 +140,7 @@ impl Plan {
             });
             offset += len as u64;
             destination += len;
+            longest = chunk_bytes;
         }
         self.bytes += extent.len;
     }
@@ -185,6 +214,7 @@ mod tests {
         fn chunks_cover_every_extent_once(
             spans in prop::collection::vec((0_u64..5000, 0_u64..3000, 0_usize..500), 0..20),
             chunk_bytes in 1_u64..4096,
+            fresh_at in prop::option::of(any::<usize>()),
         ) {
             let mut destination = 0;
             let extents: Vec<Extent> = spans
@@ -195,7 +225,11 @@ mod tests {
                     extent
                 })
                 .collect();
-            let plan = Plan::new(&extents, destination, chunk_bytes).unwrap();
+            let plan = match fresh_at {
+                None => Plan::new(&extents, destination, chunk_bytes),
+                Some(address) => Plan::for_fresh(&extents, address, destination, chunk_bytes),
+            };
+            let plan = plan.unwrap();
             prop_assert!(plan.chunks().is_sorted_by_key(|chunk| chunk.offset));
 
             let mut expected = vec![None; destination];
@@ -208,7 +242,11 @@ mod tests {
             let mut planned = vec![None; destination];
             for chunk in plan.chunks() {
                 prop_assert!(chunk.len > 0 && chunk.len as u64 <= chunk_bytes);
-                prop_assert_eq!(chunk.offset / chunk_bytes, (chunk.end() - 1) / chunk_bytes);
+                let first = match fresh_at {
+                    None => chunk.offset,
+                    Some(address) => address.wrapping_add(chunk.destination) as u64,
+                };
+                prop_assert!(first % chunk_bytes + chunk.len as u64 <= chunk_bytes);
                 for byte in 0..chunk.len {
                     let place = &mut planned[chunk.destination + byte];
                     prop_assert!(place.is_none(), "a byte lands twice");
