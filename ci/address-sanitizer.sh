@@ -13,6 +13,8 @@ export RUSTFLAGS=-Zsanitizer=address
 # A driver leaks by itself, and once unloaded has no name that could be excepted: ci/vulkan.sh is for
 # uploads to Vulkan.
 export VK_DRIVER_FILES=/dev/null VK_ICD_FILENAMES=/dev/null
+# Tests that allow themselves little memory ask whether a sanitizer takes some.
+export ASAN_OPTIONS=detect_leaks=1
 export LSAN_OPTIONS=suppressions=$PWD/ci/expected-leaks.txt:print_suppressions=0
 
 packages=()

@@ -71,6 +71,13 @@ fn is_in_group(test: &str) -> bool {
         fs::write(processes, process::id().to_string()).unwrap();
         return true;
     }
+    if ["ASAN_OPTIONS", "TSAN_OPTIONS"]
+        .iter()
+        .any(|name| env::var_os(name).is_some())
+    {
+        println!("skipped: a sanitizer needs more memory than the group has");
+        return false;
+    }
     let group = match Group::new(test) {
         Ok(group) => group,
         Err(reason) => {
