@@ -352,6 +352,12 @@ mod tests {
                 println!("skipped: this filesystem cannot read without waiting");
                 return;
             }
+            if let Ok(still) = system_calls::cached_pages(file.file(), 0, cached.max(1)) {
+                if still.cached * (page_size() as u64) < cached {
+                    println!("skipped: the system drops what was cached a moment ago");
+                    return;
+                }
+            }
             assert_eq!(map.resident_bytes(), Some(cached), "{map:?}");
             assert_eq!(map.runs()[0].range.start, 0);
             assert_eq!(map.runs().len(), if cached == 2 << 20 { 2 } else { 1 });
