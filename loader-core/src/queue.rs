@@ -217,9 +217,12 @@ impl<'a> Queue<'a> {
         let Some(refuge) = self.refuge else {
             return false;
         };
-        let mut pieces = locked(&self.pieces);
-        self.surrendered.store(true, Ordering::Release);
-        let pieces = std::mem::take(&mut *pieces);
+        // Waking locks what those who wait for a piece hold while they look for one.
+        let pieces = {
+            let mut pieces = locked(&self.pieces);
+            self.surrendered.store(true, Ordering::Release);
+            std::mem::take(&mut *pieces)
+        };
         locked(&refuge.pieces).extend(pieces);
         self.transfer.refused(refusal.clone());
         self.transfer.wake();
@@ -434,5 +437,35 @@ impl Drop for Task<'_> {
             let mechanism = Mechanism::new("reader");
             self.queue.transfer.fail(Error::Abandoned { mechanism });
         }
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::thread;
+
+    use crossbeam::channel::unbounded;
+
+    use super::*;
+    use crate::testing::Watchdog;
+    use crate::transfer::Tally;
+
+    #[test]
+    fn surrender_waits_for_nobody_who_waits_for_work() {
+        let _watchdog = Watchdog::over("a surrender");
+        let (events, _told) = unbounded();
+        let transfer = Transfer::new(None, 0, events, Tally::default(), None);
+        let refuge = Queue::new(&transfer, &[], 1, 0, None);
+        let queue = Queue::new(&transfer, &[], 1, 0, Some(&refuge));
+        let refusal = Refusal::new(Mechanism::DIRECT, "tired".to_owned());
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| while queue.next().is_some() {});
+            for _ in 0..20_000 {
+                queue.surrender(&refusal);
+            }
+            transfer.stop();
+            waiter.join()
+        })
+        .expect("waits in peace");
     }
 }
