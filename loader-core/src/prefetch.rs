@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::pace::Pace;
 use crate::transfer::locked;
-use crate::{Error, Operation, Prefetcher, Refusal, Result, System, WeightFile};
+use crate::{Error, Operation, OwnerProcess, Prefetcher, Refusal, Result, System, WeightFile};
 
 /// Brings `ranges` (from the start of the file on disk) of `file` into the page cache in the
 /// background, by the first of `prefetchers` that serves. Returns at once, whatever the size.
@@ -51,7 +51,7 @@ pub fn prefetch(
         file: file.clone(),
         total: bytes_of(&pending),
         pace: pace.map(Pace::new),
-        process: std::process::id(),
+        owner: OwnerProcess::current(),
         state: Mutex::new(State {
             pending,
             live: true,
@@ -125,7 +125,7 @@ pub struct PrefetchQueue {
     total: u64,
     pace: Option<Pace>,
     /// The process that has the threads which drive it.
-    process: u32,
+    owner: OwnerProcess,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -288,14 +288,8 @@ impl PrefetchQueue {
         self.changed.notify_all();
     }
 
-    /// Whether this is a child forked from the process that drives it: the threads are not here,
-    /// and a lock that one of them held is never released.
-    fn is_foreign(&self) -> bool {
-        self.process != std::process::id()
-    }
-
     fn is_live(&self) -> bool {
-        !self.is_foreign() && locked(&self.state).live
+        self.owner.is_current() && locked(&self.state).live
     }
 
     /// Takes `range` out of what is pending and tells which parts of it were started.
@@ -342,13 +336,13 @@ impl Prefetch {
     /// Whether nothing is left to do.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.is_foreign() || !locked(&self.queue.state).live
+        !self.queue.owner.is_current() || !locked(&self.queue.state).live
     }
 
     /// Bytes that need no more work, and bytes in all.
     #[must_use]
     pub fn progress(&self) -> (u64, u64) {
-        if self.is_foreign() {
+        if !self.queue.owner.is_current() {
             return (0, self.queue.total);
         }
         (
@@ -363,9 +357,7 @@ impl Prefetch {
     /// [`Error::Cancelled`] where `operation` was cancelled meanwhile, [`Error::Forked`] in a
     /// forked child.
     pub fn wait(self, mut operation: Operation<'_>) -> Result<PrefetchOutcome> {
-        if self.is_foreign() {
-            return Err(Error::Forked);
-        }
+        self.queue.owner.check()?;
         loop {
             let (settled, live) = {
                 let state = locked(&self.queue.state);
@@ -401,15 +393,11 @@ impl Prefetch {
     pub fn detach(mut self) {
         self.detached = true;
     }
-
-    fn is_foreign(&self) -> bool {
-        self.queue.is_foreign()
-    }
 }
 
 impl Drop for Prefetch {
     fn drop(&mut self) {
-        if !self.detached && !self.is_foreign() {
+        if !self.detached && self.queue.owner.is_current() {
             self.queue.cancel_pending();
         }
     }

@@ -13,8 +13,8 @@ use crate::stream::{check_items, wanted};
 use crate::transfer::{Event, locked};
 use crate::turns::Turns;
 use crate::{
-    CancelToken, Copier, Error, Extent, LoadOptions, Mechanism, Operation, Platform, Report,
-    Result, StreamItem, WeightFile,
+    CancelToken, Copier, Error, Extent, LoadOptions, Mechanism, Operation, OwnerProcess, Platform,
+    Report, Result, StreamItem, WeightFile,
 };
 
 /// A part keeps its place within a block of so many bytes between file and slot, so that direct
@@ -102,7 +102,7 @@ pub struct SlotStream {
     ready: Receiver<Result<FilledSlot>>,
     shared: Arc<Shared>,
     background: Mutex<Option<JoinHandle<()>>>,
-    process: u32,
+    owner: OwnerProcess,
 }
 
 /// What the callers and the background thread share.
@@ -129,7 +129,7 @@ enum Holder {
 impl fmt::Debug for SlotStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SlotStream")
-            .field("process", &self.process)
+            .field("owner", &self.owner)
             .finish_non_exhaustive()
     }
 }
@@ -186,7 +186,7 @@ impl SlotStream {
                 ready,
                 shared,
                 background: Mutex::new(Some(background)),
-                process: std::process::id(),
+                owner: OwnerProcess::current(),
             }),
             Err(error) => Err(Error::Unsupported {
                 mechanism: Mechanism::new("worker-thread"),
@@ -202,9 +202,7 @@ impl SlotStream {
     /// The first error of any read, with its file and offset; from then on, and once the stream was
     /// stopped, [`Error::Cancelled`]. [`Error::Forked`].
     pub fn next(&self) -> Result<Option<FilledSlot>> {
-        if self.is_foreign() {
-            return Err(Error::Forked);
-        }
+        self.owner.check()?;
         let Shared {
             cancel,
             slots,
@@ -235,9 +233,7 @@ impl SlotStream {
     /// # Errors
     /// [`Error::InvalidOption`] where the caller does not have it, [`Error::Forked`].
     pub fn release(&self, slot: usize) -> Result<()> {
-        if self.is_foreign() {
-            return Err(Error::Forked);
-        }
+        self.owner.check()?;
         match locked(&self.shared.slots).get_mut(slot) {
             Some(holder) if *holder == Holder::Caller => *holder = Holder::Nobody,
             _ => {
@@ -256,7 +252,7 @@ impl SlotStream {
     /// the stream is dropped.
     pub fn cancel(&self) {
         self.shared.cancel.cancel();
-        if !self.is_foreign() {
+        if self.owner.is_current() {
             let _ = self.shared.wake.send(Event::Room);
         }
     }
@@ -265,7 +261,7 @@ impl SlotStream {
     /// does, for those who share it.
     pub fn stop(&self) {
         self.cancel();
-        if self.is_foreign() {
+        if !self.owner.is_current() {
             return;
         }
         // Whoever comes second waits for the lock, and so for the thread too.
@@ -278,21 +274,17 @@ impl SlotStream {
     /// What happened, once the stream has given everything.
     #[must_use]
     pub fn report(&self) -> Option<Report> {
-        if self.is_foreign() {
+        if !self.owner.is_current() {
             return None;
         }
         locked(&self.shared.report).clone()
-    }
-
-    fn is_foreign(&self) -> bool {
-        self.process != std::process::id()
     }
 }
 
 impl Drop for SlotStream {
     fn drop(&mut self) {
         self.stop();
-        if self.is_foreign() {
+        if !self.owner.is_current() {
             // Channels may be locked for ever in a forked child, and the thread is not there.
             let ready = std::mem::replace(&mut self.ready, crossbeam::channel::never());
             std::mem::forget(ready);

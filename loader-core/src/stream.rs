@@ -13,8 +13,8 @@ use crate::feeder::{Events, FedChunks, Feed, Feeder};
 use crate::transfer::{Event, locked};
 use crate::turns::Turns;
 use crate::{
-    CancelToken, Copier, Error, HostBuffer, Layout, LoadOptions, Operation, Platform, Report,
-    Result, WeightFile,
+    CancelToken, Copier, Error, HostBuffer, Layout, LoadOptions, Operation, OwnerProcess, Platform,
+    Report, Result, WeightFile,
 };
 
 /// One piece of a stream: a tensor's bytes.
@@ -55,7 +55,7 @@ pub struct Stream {
     ready: Receiver<Result<ReadyGroup>>,
     current: VecDeque<(usize, StreamedBytes)>,
     shared: Arc<Shared>,
-    process: u32,
+    owner: OwnerProcess,
     /// Items not yet given.
     left: usize,
     over: bool,
@@ -162,12 +162,11 @@ impl Stream {
                 reason: error.to_string(),
             });
         }
-        let process = std::process::id();
         Ok(Self {
             ready,
             current: VecDeque::new(),
             shared,
-            process,
+            owner: OwnerProcess::current(),
             left,
             over: false,
         })
@@ -176,7 +175,7 @@ impl Stream {
     /// What happened, once the stream has given everything.
     #[must_use]
     pub fn report(&self) -> Option<Report> {
-        if self.process != std::process::id() {
+        if !self.owner.is_current() {
             return None;
         }
         locked(&self.shared.report).clone()
@@ -195,9 +194,9 @@ impl Iterator for Stream {
             if self.over {
                 return None;
             }
-            if self.process != std::process::id() {
+            if let Err(forked) = self.owner.check() {
                 self.over = true;
-                return Some(Err(Error::Forked));
+                return Some(Err(forked));
             }
             match self.ready.recv() {
                 Ok(Ok(group)) => {
@@ -225,7 +224,7 @@ impl Iterator for Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         // Channels may be locked for ever in a forked child, where nobody listens either.
-        if self.process == std::process::id() {
+        if self.owner.is_current() {
             self.shared.cancel.cancel();
             let _ = self.shared.wake.send(Event::Room);
         } else {

@@ -2,11 +2,10 @@
 //! from here; Rust programs use the crate `weightloader`.
 //!
 //! Every function is a thin shell: [`boundary`] checks pointers and keeps panics in, [`registry`]
-//! turns handles into objects, [`process`] keeps forked children off what is their parent's,
-//! [`sized`] copies structures of the caller's version, and the rest is the Rust library's.
+//! turns handles into objects, [`sized`] copies structures of the caller's version, and the rest is
+//! the Rust library's.
 
 mod boundary;
-mod process;
 mod registry;
 mod sized;
 

@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use weightloader::core::OwnerProcess;
 use weightloader::{Loader, Prefetch};
 
 use crate::boundary::{give, guarded, invalid, output};
@@ -10,7 +11,6 @@ use crate::failure::{Result, Status};
 use crate::file::FileHandle;
 use crate::memory;
 use crate::operation::{Asked, OperationOptions};
-use crate::process::Maker;
 use crate::registry::{self, handle};
 use crate::sized::{self, Growing};
 
@@ -24,20 +24,20 @@ handle!(
 /// A prefetch, until somebody ends it.
 #[derive(Debug)]
 pub(crate) struct Job {
-    maker: Maker,
+    owner: OwnerProcess,
     prefetch: Mutex<Option<Prefetch>>,
 }
 
 impl Job {
     fn new(prefetch: Prefetch) -> Self {
         Self {
-            maker: Maker::current(),
+            owner: OwnerProcess::current(),
             prefetch: Mutex::new(Some(prefetch)),
         }
     }
 
     fn lock(&self) -> Result<MutexGuard<'_, Option<Prefetch>>> {
-        self.maker.check()?;
+        self.owner.check()?;
         Ok(self.prefetch.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -5,13 +5,12 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use weightloader::StreamOrder;
-use weightloader::core::{SlotStream, StreamItem, StreamSlot};
+use weightloader::core::{OwnerProcess, SlotStream, StreamItem, StreamSlot};
 
 use crate::boundary::{elements, give, guarded, guarded_status, invalid, null, output};
 use crate::failure::{Failure, Result, Status};
 use crate::file::{FileHandle, memory_len};
 use crate::operation::{MemoryFlag, check_flags};
-use crate::process::Maker;
 use crate::registry::{self, handle};
 use crate::report::{self, ReportHandle};
 use crate::sized::{self, Growing};
@@ -26,7 +25,7 @@ handle!(
 /// A stream, and where its slots begin.
 #[derive(Debug)]
 pub(crate) struct Streaming {
-    maker: Maker,
+    owner: OwnerProcess,
     stream: SlotStream,
     slots: Vec<usize>,
 }
@@ -99,7 +98,7 @@ unsafe impl Growing for Part {
 /// The stream that `handle` stands for, unless it is a parent process's.
 fn find(handle: *const StreamHandle) -> Result<Arc<Streaming>> {
     let streaming = registry::find(handle)?;
-    streaming.maker.check()?;
+    streaming.owner.check()?;
     Ok(streaming)
 }
 
@@ -179,7 +178,7 @@ unsafe fn open(ranges: &[Range], slots: &[Slot], options: &StreamOptions) -> Res
     let stream =
         unsafe { SlotStream::start(loader.platform(), loader.options(), files, items, memory) }?;
     Ok(Streaming {
-        maker: Maker::current(),
+        owner: OwnerProcess::current(),
         stream,
         slots: slots
             .iter()

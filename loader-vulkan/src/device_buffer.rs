@@ -212,7 +212,7 @@ impl DeviceBuffer {
 
 impl Drop for DeviceBuffer {
     fn drop(&mut self) {
-        if self.gpu.is_foreign() {
+        if !self.gpu.owner.is_current() {
             // Its pages may not be in the child, and others in their place.
             std::mem::forget(self.host.take());
             return;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use ash::{ext, vk};
-use loader_core::{Error, Result};
+use loader_core::{OwnerProcess, Result};
 
 use crate::failure::{failed, upload_error};
 use crate::own_device::OwnDevice;
@@ -24,9 +24,9 @@ pub(crate) struct Gpu {
     pub(crate) max_buffer_len: u64,
     pub(crate) host_import: Option<HostImport>,
     pub(crate) timeline_semaphores: bool,
-    /// The process that opened it: a forked child has neither the driver's threads nor what these
-    /// would wake.
-    process: u32,
+    /// The process that opened it. Nothing may be asked of the driver in a forked child, which has
+    /// neither the driver's threads nor what these would wake.
+    pub(crate) owner: OwnerProcess,
     /// Destroyed after everything that uses it, where it is ours.
     own: Option<OwnDevice>,
 }
@@ -96,23 +96,8 @@ impl Gpu {
             max_buffer_len: longest - longest % MAX_BUFFER_GRANULE,
             host_import,
             timeline_semaphores,
-            process: std::process::id(),
+            owner: OwnerProcess::current(),
             own,
-        }
-    }
-
-    /// Whether this is a child forked from the process whose device it is. Nothing may be asked of
-    /// the driver there.
-    pub(crate) fn is_foreign(&self) -> bool {
-        self.process != std::process::id()
-    }
-
-    /// # Errors
-    /// [`Error::Forked`] in a forked child.
-    pub(crate) fn check_process(&self) -> Result<()> {
-        match self.is_foreign() {
-            true => Err(Error::Forked),
-            false => Ok(()),
         }
     }
 
@@ -184,7 +169,7 @@ impl Gpu {
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        if self.is_foreign() {
+        if !self.owner.is_current() {
             std::mem::forget(self.own.take());
         }
     }

@@ -302,7 +302,7 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        if self.gpu.is_foreign() {
+        if !self.gpu.owner.is_current() {
             return;
         }
         if let Err(error) = self.wait() {

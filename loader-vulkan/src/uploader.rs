@@ -196,7 +196,7 @@ impl VulkanUploader {
     /// # Errors
     /// [`Error::Upload`] where the device failed meanwhile; [`Error::Forked`].
     pub fn wait(&mut self) -> Result<()> {
-        self.gpu.check_process()?;
+        self.gpu.owner.check()?;
         self.ring.as_mut().map_or(Ok(()), Ring::wait)
     }
 
@@ -300,7 +300,7 @@ impl VulkanUploader {
 
     /// Checks that an upload is under way, and goes this way.
     fn check_going(&self, way: Way) -> Result<()> {
-        self.gpu.check_process()?;
+        self.gpu.owner.check()?;
         match self.going {
             Some(going) if going == way => Ok(()),
             Some(going) => Err(upload_error(format!(
@@ -346,7 +346,7 @@ impl Uploader for VulkanUploader {
     }
 
     fn prepare(&mut self, lens: &[usize], memory: &dyn HostMemory) -> Result<Landing> {
-        self.gpu.check_process()?;
+        self.gpu.owner.check()?;
         self.abort();
         self.lens = lens.to_vec();
         let given = self.ask_for_buffers(lens)?;
@@ -433,7 +433,7 @@ impl Uploader for VulkanUploader {
     }
 
     fn finish(&mut self) -> Result<()> {
-        self.gpu.check_process()?;
+        self.gpu.owner.check()?;
         let (from, to) = (self.gpu.queue_family, self.released_family());
         // Over even where it fails in what follows, which is not to be done again: what is then
         // still on its way is waited for by `abort`, by the next upload, or when this is dropped.
