@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::slabs::SLAB_BYTES;
+use crate::slabs::{SLAB_ALIGNMENT, SLAB_BYTES};
 use crate::{Support, Task};
 
 /// Several blocks of any file fit a slab.
@@ -44,13 +44,15 @@ impl Support {
     }
 
     /// Asserts that such reads can be served: their blocks are powers of two, of which several fit
-    /// a slab.
+    /// a slab, and a slab lies as they must in memory.
     ///
     /// # Errors
     /// What they need, where that cannot be had.
     pub fn check_blocks(&self) -> io::Result<()> {
         let (block, memory) = (self.offset_alignment, self.memory_alignment);
-        if block.is_power_of_two() && block <= LARGEST_BLOCK && memory.is_power_of_two() {
+        let in_file = block.is_power_of_two() && block <= LARGEST_BLOCK;
+        let in_memory = memory.is_power_of_two() && memory <= SLAB_ALIGNMENT;
+        if in_file && in_memory {
             return Ok(());
         }
         let reason =
@@ -60,9 +62,9 @@ impl Support {
 
     /// Asserts that a read lies as it must, also on systems that would let it pass, as Wine does.
     pub(crate) fn check(&self, offset: u64, address: usize, len: usize) -> io::Result<()> {
-        let block = self.offset_alignment.max(1);
+        let block = self.offset_alignment;
         let file_aligned = offset % block == 0 && len as u64 % block == 0;
-        if file_aligned && address % self.memory_alignment.max(1) == 0 {
+        if file_aligned && address % self.memory_alignment == 0 {
             return Ok(());
         }
         Err(io::Error::other(format!(
@@ -70,27 +72,26 @@ impl Support {
         )))
     }
 
+    /// Blocks are as [`check_blocks`](Self::check_blocks) demands.
     fn choose(&self, offset: u64, len: usize, address: usize, allows_direct: bool) -> Approach {
-        let block = self.offset_alignment.max(1);
-        let memory = self.memory_alignment.max(1);
-        // Both fit a slab, which is an `usize`.
-        let small = |bytes: u64| usize::try_from(bytes).unwrap_or(SLAB_BYTES);
-        let block_len = small(block);
-        let skip = small(offset % block);
+        let memory = self.memory_alignment;
+        // Blocks fit a slab, whose length is an `usize`.
+        let block = usize::try_from(self.offset_alignment).unwrap_or(SLAB_BYTES);
+        let skip = usize::try_from(offset % self.offset_alignment).unwrap_or_default();
         let aligned = skip == 0 && address % memory == 0;
-        if allows_direct && aligned && len >= block_len {
+        if allows_direct && aligned && len >= block {
             return Approach::InPlace {
-                len: len - len % block_len,
+                len: len - len % block,
             };
         }
-        let head = (block_len - skip) % block_len;
+        let head = (block - skip) % block;
         let rest_aligned = head > 0 && address.wrapping_add(head) % memory == 0;
-        let wanted = if allows_direct && rest_aligned && len >= head + block_len {
+        let wanted = if allows_direct && rest_aligned && len >= head + block {
             head
         } else {
             len.min(SLAB_BYTES - skip)
         };
-        let read = (skip + wanted).next_multiple_of(block_len);
+        let read = (skip + wanted).next_multiple_of(block);
         Approach::Bounce {
             offset: offset - skip as u64,
             read,
@@ -170,7 +171,7 @@ mod tests {
 
     #[test]
     fn blocks_that_no_slab_holds_are_noticed() {
-        assert!(Support::aligned(256 << 10, 1 << 20).check_blocks().is_ok());
+        assert!(Support::aligned(256 << 10, 4096).check_blocks().is_ok());
         assert!(Support::any().check_blocks().is_ok());
         for (block, memory) in [
             (0, 1),
@@ -179,6 +180,7 @@ mod tests {
             (1 << 63, 1),
             (512, 0),
             (512, 3),
+            (512, 1 << 20),
         ] {
             assert!(Support::aligned(block, memory).check_blocks().is_err());
         }

@@ -8,15 +8,16 @@
 //! write readers, prefetchers and uploaders.
 
 mod approach;
+mod blocking_engine;
 mod budget;
 mod coordinator;
 mod copier;
 mod crew;
 mod destination;
-mod engine;
 mod error;
 mod feeder;
 mod file;
+mod flight;
 mod host_buffer;
 mod layout;
 mod mechanism;
@@ -33,6 +34,7 @@ mod prefault;
 mod prefetch;
 mod prefetcher;
 mod queue;
+mod read_engine;
 mod reader;
 mod report;
 mod residency;
@@ -50,12 +52,13 @@ mod turns;
 mod upload;
 mod uploader;
 
+pub use blocking_engine::BlockingEngine;
 pub use budget::processors;
 pub use copier::{Copier, Job};
 pub use destination::Destination;
-pub use engine::{BlockingEngine, ReadEngine, serve};
 pub use error::{Error, Result};
 pub use file::WeightFile;
+pub use flight::serve;
 pub use host_buffer::{HeapMemory, HostBuffer, HostMemory, HostRegion};
 pub use layout::{Layout, Placement};
 pub use mechanism::Mechanism;
@@ -68,6 +71,7 @@ pub use positional_reader::PositionalReader;
 pub use prefetch::{Prefetch, PrefetchOutcome, PrefetchQueue, prefetch};
 pub use prefetcher::Prefetcher;
 pub use queue::{Queue, Task};
+pub use read_engine::{DirectRead, ReadEngine};
 pub use reader::{Reader, Support};
 pub use report::{Refusal, Report, Usage};
 pub use residency::{ResidencyMap, ResidencyRun};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Mechanism, Queue, Refusal, WeightFile};
+use crate::{Mechanism, Queue, Refusal, WeightFile, processors};
 
 /// What a reader asks of the chunks of a file to move them without a detour.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,10 +86,11 @@ pub trait Reader: fmt::Debug + Send + Sync {
     /// A [`Refusal`] that says why it cannot.
     fn support(&self, file: &WeightFile) -> Result<Support, Refusal>;
 
-    /// How many workers shall run it at once on a machine like this: one for a reader that keeps
-    /// many reads in flight by itself, more for one that waits for each.
+    /// How many workers shall run it at once on a machine like this: a reader that waits for each
+    /// read needs many. By default few, which suits one that keeps many reads in flight by itself:
+    /// one worker keeps one device busy, and machines with many processors have faster ones.
     fn workers(&self) -> usize {
-        1
+        (processors() / 8).clamp(1, 4)
     }
 
     /// Serves `queue` until it has no more tasks; runs on a worker of its own, maybe on several at

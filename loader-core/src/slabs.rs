@@ -8,6 +8,9 @@ use crate::{HostBuffer, HostMemory};
 /// Bytes of a slab; reads through one are at most this long.
 pub(crate) const SLAB_BYTES: usize = 1 << 20;
 
+/// Slabs begin at whole pages, and this is the smallest page of any system.
+pub(crate) const SLAB_ALIGNMENT: usize = 4096;
+
 /// Slabs of one worker, taken from the system when the first one is needed.
 #[derive(Debug)]
 pub(crate) struct Slabs<'m> {

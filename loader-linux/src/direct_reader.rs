@@ -28,8 +28,7 @@ impl Reader for DirectReader {
     }
 
     fn workers(&self) -> usize {
-        // One read in flight each: as many as keep a solid-state disk busy.
-        16
+        BlockingEngine::WORKERS
     }
 
     fn run(&self, queue: &Queue<'_>) -> Result<(), Refusal> {

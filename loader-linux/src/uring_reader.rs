@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use io_uring::{IoUring, opcode, types::Fd};
-use loader_core::{Mechanism, Queue, ReadEngine, Reader, Refusal, Support, WeightFile, serve};
+use loader_core::{
+    DirectRead, Mechanism, Queue, ReadEngine, Reader, Refusal, Support, WeightFile, serve,
+};
 
 use crate::direct_file;
 use crate::host_memory::HugePageMemory;
@@ -38,14 +40,10 @@ impl Reader for UringReader {
         direct_file::support(file)
     }
 
-    fn workers(&self) -> usize {
-        // One thread keeps one device busy; machines with many processors have faster ones.
-        (loader_core::processors() / 8).clamp(1, 4)
-    }
-
     fn run(&self, queue: &Queue<'_>) -> Result<(), Refusal> {
         let refusal = |error: io::Error| Refusal::new(DIRECT, format!("no ring: {error}"));
-        let depth = queue.depth().clamp(1, 4096);
+        let depth = queue.depth();
+        // What options allow fits the largest ring.
         let entries = u32::try_from(depth).unwrap_or(4096).next_power_of_two();
         let engine = UringEngine(uring::ring(entries).map_err(refusal)?);
         serve(queue, engine, depth, &HugePageMemory);
@@ -67,20 +65,13 @@ unsafe impl ReadEngine for UringEngine {
         direct_file::open_aligned(file)
     }
 
-    unsafe fn begin(
-        &mut self,
-        index: usize,
-        file: &File,
-        offset: u64,
-        start: *mut u8,
-        len: usize,
-    ) -> io::Result<()> {
+    unsafe fn begin(&mut self, read: &DirectRead<'_>) -> io::Result<()> {
         // Chunks are no longer than 1 GiB, slabs shorter.
-        let len = u32::try_from(len).unwrap_or(1 << 30);
-        let entry = opcode::Read::new(Fd(file.as_raw_fd()), start, len)
-            .offset(offset)
+        let len = u32::try_from(read.len).unwrap_or(1 << 30);
+        let entry = opcode::Read::new(Fd(read.file.as_raw_fd()), read.start, len)
+            .offset(read.offset)
             .build()
-            .user_data(index as u64);
+            .user_data(read.index as u64);
         // SAFETY: the caller's promise: memory and descriptor stay until the completion was told.
         let pushed = unsafe { self.0.submission().push(&entry) };
         // The ring has an entry for every read in flight, so it is never full.

@@ -47,8 +47,7 @@ impl Reader for NocacheReader {
     }
 
     fn workers(&self) -> usize {
-        // One read in flight each: as many as keep a solid-state disk busy.
-        16
+        BlockingEngine::WORKERS
     }
 
     fn run(&self, queue: &Queue<'_>) -> Result<(), Refusal> {

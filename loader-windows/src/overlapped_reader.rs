@@ -7,7 +7,9 @@ use std::os::windows::io::{AsRawHandle, RawHandle};
 use std::thread;
 use std::time::Duration;
 
-use loader_core::{Mechanism, Queue, ReadEngine, Reader, Refusal, Support, WeightFile, serve};
+use loader_core::{
+    DirectRead, Mechanism, Queue, ReadEngine, Reader, Refusal, Support, WeightFile, serve,
+};
 use windows_sys::Win32::Foundation::{ERROR_HANDLE_EOF, ERROR_IO_PENDING, STATUS_PENDING};
 use windows_sys::Win32::Storage::FileSystem::ReadFile;
 use windows_sys::Win32::System::IO::{
@@ -46,15 +48,10 @@ impl Reader for OverlappedReader {
         unbuffered_file::support(file)
     }
 
-    fn workers(&self) -> usize {
-        // One thread keeps one device busy; machines with many processors have faster ones.
-        (loader_core::processors() / 8).clamp(1, 4)
-    }
-
     fn run(&self, queue: &Queue<'_>) -> Result<(), Refusal> {
         let refusal = |error| Refusal::new(DIRECT, format!("no completion port: {error}"));
         let port = CompletionPort::new().map_err(refusal)?;
-        let depth = queue.depth().clamp(1, 4096);
+        let depth = queue.depth();
         serve(
             queue,
             OverlappedEngine::new(port, depth),
@@ -132,20 +129,14 @@ unsafe impl ReadEngine for OverlappedEngine {
     }
 
     /// The read completes through the port, also where it is over at once.
-    unsafe fn begin(
-        &mut self,
-        index: usize,
-        file: &File,
-        offset: u64,
-        start: *mut u8,
-        len: usize,
-    ) -> io::Result<()> {
-        let len = u32::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+    unsafe fn begin(&mut self, read: &DirectRead<'_>) -> io::Result<()> {
+        let (index, start) = (read.index, read.start);
+        let len = u32::try_from(read.len).map_err(|_| io::ErrorKind::InvalidInput)?;
         let position = self.positions.get(index);
         let position = position.ok_or(io::ErrorKind::WouldBlock)?.get();
         // SAFETY: no read uses this position, since none of its number is in flight.
-        unsafe { position.write(at(offset)) };
-        let handle = file.as_raw_handle();
+        unsafe { position.write(at(read.offset)) };
+        let handle = read.file.as_raw_handle();
         // SAFETY: the handle is open; the caller promises the memory; the position is this engine's
         // and stays where it is until the read was told of.
         let over = unsafe { ReadFile(handle, start, len, std::ptr::null_mut(), position) };

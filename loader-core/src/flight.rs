@@ -1,62 +1,14 @@
-//! Reads past the page cache: what the engines of all systems have in common.
+//! Reads past the page cache in flight, through an engine of any system.
 
 use std::fs::File;
 use std::io;
-use std::mem::MaybeUninit;
 
 use crate::approach::Approach;
 use crate::slabs::{SLAB_BYTES, Slabs};
-use crate::{HostMemory, Mechanism, Queue, Support, Task, WeightFile, positional};
+use crate::{DirectRead, HostMemory, Queue, ReadEngine, Support, Task};
 
-/// What performs reads past the page cache: each system's own way to have many of them in flight.
-///
-/// [`serve`] drives it: opens files once, reads in place or through slabs as alignments demand, and
-/// waits for all that is in flight before it returns, errs or unwinds.
-///
-/// # Safety
-/// Memory that [`begin`](Self::begin) was given is written by the read that it began alone, and no
-/// more once [`completed`](Self::completed) told of that read; the bytes that it tells of are then
-/// at the front of the memory. Only reads that began and have not been told of are told of.
-pub unsafe trait ReadEngine {
-    /// Straight into the destination.
-    const DIRECT: Mechanism;
-    /// By way of a slab.
-    const BOUNCED: Mechanism;
-
-    /// Opens a file past the page cache, and tells how reads of it must lie.
-    ///
-    /// # Errors
-    /// The system's reason; the file is then read another way where the caller left us the choice.
-    fn open(&mut self, file: &WeightFile) -> io::Result<(File, Support)>;
-
-    /// Begins read number `index`, of `len` bytes at `offset` from the start of the file on disk.
-    /// It may be over at once, and is told of by [`completed`](Self::completed) all the same.
-    ///
-    /// # Safety
-    /// `file` stays open and `start` valid for writes of `len` bytes, touched by nobody else, until
-    /// `completed` told of this read; no read of that number is in flight.
-    ///
-    /// # Errors
-    /// The system's reason; the read has then not begun, and is not told of.
-    unsafe fn begin(
-        &mut self,
-        index: usize,
-        file: &File,
-        offset: u64,
-        start: *mut u8,
-        len: usize,
-    ) -> io::Result<()>;
-
-    /// Tells of reads that are over: their numbers, and how many bytes they brought or why none.
-    /// Waits for one where `wait` says so; that may tell of none all the same, and is then asked
-    /// again.
-    fn completed(&mut self, wait: bool, tell: &mut Vec<(usize, io::Result<usize>)>);
-
-    /// Whether an error means that such reads do not serve here, rather than that the device failed.
-    fn is_refusal(&self, error: &io::Error) -> bool;
-}
-
-/// Serves `queue` with an engine, with `depth` reads in flight at most. Slabs are of `memory`.
+/// Serves `queue` with an engine, with `depth` reads in flight at most and one at least. Slabs are of
+/// `memory`.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -103,12 +55,10 @@ pub unsafe trait ReadEngine {
 /// # }
 /// ```
 pub fn serve<E: ReadEngine>(queue: &Queue<'_>, engine: E, depth: usize, memory: &dyn HostMemory) {
-    let depth = depth.clamp(1, MOST_DEPTH);
+    let depth = depth.max(1);
     let slabs = (queue.slab_bytes() / SLAB_BYTES).clamp(1, depth.min(MOST_SLABS));
     Flight::new(engine, depth, Slabs::new(slabs, memory)).run(queue);
 }
-
-const MOST_DEPTH: usize = 4096;
 
 /// Slabs of one worker at most: enough that copying out of some overlaps reading into others.
 const MOST_SLABS: usize = 16;
@@ -217,12 +167,19 @@ impl<'q, E: ReadEngine> Flight<'q, E> {
         let Some(index) = self.free.pop() else {
             return task.fail(io::ErrorKind::WouldBlock.into());
         };
+        let read = DirectRead {
+            index,
+            file,
+            offset,
+            start,
+            len,
+        };
         let begun = support.check(offset, start.addr(), len).and_then(|()| {
-            // SAFETY: `start` is valid for writes of `len` bytes: part of the task's destination, or
-            // a slab taken just now, which holds as many as its blocks were checked for. Both stay
-            // so until the read is told of, which `run` and `drop` wait for; so does the file. The
-            // number was free.
-            unsafe { self.engine.begin(index, file, offset, start, len) }
+            // SAFETY: the memory is part of the task's destination, or a slab taken just now, which
+            // holds as many bytes as its blocks were checked for. Both stay valid for writes until
+            // the read is told of, which `run` and `drop` wait for; so does the file. The number was
+            // free.
+            unsafe { self.engine.begin(&read) }
         });
         self.reads[index] = Some(Read { task, bounce });
         self.in_flight += 1;
@@ -296,75 +253,15 @@ impl<E: ReadEngine> Drop for Flight<'_, E> {
     }
 }
 
-/// An engine of one blocking positional read at a time, for systems where nothing better serves:
-/// many workers then keep a device busy.
-#[derive(Debug)]
-pub struct BlockingEngine {
-    open: fn(&WeightFile) -> io::Result<(File, Support)>,
-    is_refusal: fn(&io::Error) -> bool,
-    over: Option<(usize, io::Result<usize>)>,
-}
-
-impl BlockingEngine {
-    /// Reads in flight: each is over when it has begun.
-    pub const DEPTH: usize = 1;
-
-    /// An engine that opens files past the page cache with `open`, and takes those errors of theirs
-    /// that `is_refusal` knows for refusals.
-    #[must_use]
-    pub fn new(
-        open: fn(&WeightFile) -> io::Result<(File, Support)>,
-        is_refusal: fn(&io::Error) -> bool,
-    ) -> Self {
-        Self {
-            open,
-            is_refusal,
-            over: None,
-        }
-    }
-}
-
-// SAFETY: the read is over when `begin` returns, and `read_at` tells how many bytes it put at the
-// front of the memory; each is told of once.
-unsafe impl ReadEngine for BlockingEngine {
-    const DIRECT: Mechanism = Mechanism::DIRECT;
-    const BOUNCED: Mechanism = Mechanism::DIRECT_BOUNCED;
-
-    fn open(&mut self, file: &WeightFile) -> io::Result<(File, Support)> {
-        (self.open)(file)
-    }
-
-    unsafe fn begin(
-        &mut self,
-        index: usize,
-        file: &File,
-        offset: u64,
-        start: *mut u8,
-        len: usize,
-    ) -> io::Result<()> {
-        // SAFETY: the caller promises that the memory is valid for writes and touched by nobody.
-        let buffer =
-            unsafe { std::slice::from_raw_parts_mut(start.cast::<MaybeUninit<u8>>(), len) };
-        let filled = positional::read_at(file, buffer, offset)?;
-        self.over = Some((index, Ok(filled)));
-        Ok(())
-    }
-
-    fn completed(&mut self, _wait: bool, tell: &mut Vec<(usize, io::Result<usize>)>) {
-        tell.extend(self.over.take());
-    }
-
-    fn is_refusal(&self, error: &io::Error) -> bool {
-        (self.is_refusal)(error)
-    }
-}
-
 #[cfg(test)]
+#[cfg(feature = "testing")]
 mod tests {
     use super::*;
+    use crate::positional;
     use crate::testing::{Guarded, Residency, Sample, platform};
+    use crate::{BlockingEngine, Mechanism, Reader, Refusal, Strategy, WeightFile};
     use crate::{Copier, Extent, HeapMemory, HostRegion, Job, LoadOptions, Operation, Platform};
-    use crate::{Reader, Refusal, Strategy};
+    use std::mem::MaybeUninit;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::ptr::NonNull;
     use std::sync::Arc;
@@ -397,15 +294,10 @@ mod tests {
             Ok((File::open(file.path())?, Support::aligned(4096, 4096)))
         }
 
-        unsafe fn begin(
-            &mut self,
-            index: usize,
-            file: &File,
-            offset: u64,
-            start: *mut u8,
-            len: usize,
-        ) -> io::Result<()> {
-            let (file, start, tell) = (file.try_clone()?, start.addr(), self.tell.clone());
+        unsafe fn begin(&mut self, read: &DirectRead<'_>) -> io::Result<()> {
+            let (file, tell) = (read.file.try_clone()?, self.tell.clone());
+            let (index, offset, len) = (read.index, read.offset, read.len);
+            let start = read.start.expose_provenance();
             self.in_flight += 1;
             thread::spawn(move || {
                 thread::sleep(Duration::from_millis(50));
