@@ -69,6 +69,8 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod builder;
+mod defaults;
 mod environment;
 mod loader;
 mod mapping;
@@ -78,7 +80,9 @@ mod read_request;
 mod stream;
 mod upload;
 
-pub use loader::{Loader, LoaderBuilder, load, prefetch, read_into};
+pub use builder::LoaderBuilder;
+pub use defaults::{load, prefetch, read_into};
+pub use loader::Loader;
 pub use loader_core::{
     Advice, CachePolicy, CancelToken, Destination, Error, Extent, Fact, HostBuffer, HostUploader,
     LoadOptions, Mechanism, Operation, Placement, Prefetch, PrefetchOutcome, Progress, Refusal,

@@ -3,89 +3,15 @@
 use std::ops::{Range, RangeBounds};
 use std::path::Path;
 
-#[cfg(doc)]
-use loader_core::Error;
 use loader_core::{
-    CachePolicy, Copier, Destination, Extent, HostBuffer, Job, Layout, LoadOptions, Operation,
-    Placement, Platform, Prefetch, Report, ResidencyMap, Result, Strategy, Stream, StreamItem,
-    StreamOrder, Uploader, WeightFile,
+    Copier, Destination, Extent, HostBuffer, Job, Layout, LoadOptions, Operation, Platform,
+    Prefetch, Report, ResidencyMap, Result, Stream, StreamItem, Uploader, WeightFile,
 };
+#[cfg(doc)]
+use loader_core::{Error, StreamOrder};
 use loader_formats::Checkpoint;
 
-use crate::{Model, ReadRequest, TensorStream, Uploaded, environment};
-
-/// Loads a checkpoint with the default options: a file of safetensors, GGUF or raw bytes, or a
-/// folder of shards.
-///
-/// ```
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let path = folder.path().join("weights.bin");
-/// # std::fs::write(&path, b"biasweights")?;
-/// let model = weightloader::load(&path)?;
-/// for tensor in model.tensors() {
-///     println!("{}: {} bytes", tensor.name(), tensor.bytes().len());
-///     assert_eq!(tensor.bytes(), b"biasweights");
-/// }
-/// # Ok(())
-/// # }
-/// ```
-///
-/// # Errors
-/// As [`Loader::new`], [`Loader::open`] and [`Loader::load`].
-pub fn load(path: impl AsRef<Path>) -> Result<Model> {
-    let loader = Loader::new()?;
-    loader.load(&loader.open(path)?, Operation::new())
-}
-
-/// Reads `range` of `file` into memory with the default options.
-///
-/// ```
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let path = folder.path().join("weights.bin");
-/// # std::fs::write(&path, b"biasweights")?;
-/// let file = weightloader::WeightFile::open(&path)?;
-/// let mut weights = [0; 7];
-/// weightloader::read_into(&file, 4.., &mut weights)?;
-/// assert_eq!(&weights, b"weights");
-/// # Ok(())
-/// # }
-/// ```
-///
-/// # Errors
-/// As [`Loader::new`] and [`Loader::read_into`].
-pub fn read_into<'d>(
-    file: &WeightFile,
-    range: impl RangeBounds<u64>,
-    destination: impl Into<Destination<'d>>,
-) -> Result<Report> {
-    Loader::new()?.read_into(file, range, destination, Operation::new())
-}
-
-/// Brings `range` of `file` into the page cache in the background. Returns at once, whatever the
-/// size.
-///
-/// ```
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let path = folder.path().join("weights.bin");
-/// # std::fs::write(&path, b"biasweights")?;
-/// use weightloader::{Operation, WeightFile};
-/// let file = WeightFile::open(&path)?;
-/// let ahead = weightloader::prefetch(&file, ..)?;
-/// // Other work comes here. A read would take over what has not begun; this waits for all.
-/// let outcome = ahead.wait(Operation::new())?;
-/// println!("{} bytes are near", outcome.brought);
-/// # Ok(())
-/// # }
-/// ```
-///
-/// # Errors
-/// As [`Loader::new`] and [`Loader::prefetch`].
-pub fn prefetch(file: &WeightFile, range: impl RangeBounds<u64>) -> Result<Prefetch> {
-    Loader::new()?.prefetch(file, range)
-}
+use crate::{LoaderBuilder, Model, ReadRequest, TensorStream, Uploaded};
 
 /// Loads weights as its options say. Making one is cheap.
 ///
@@ -99,108 +25,8 @@ pub fn prefetch(file: &WeightFile, range: impl RangeBounds<u64>) -> Result<Prefe
 /// ```
 #[derive(Clone, Debug)]
 pub struct Loader {
-    platform: Platform,
-    options: LoadOptions,
-}
-
-/// Options of a [`Loader`]; nothing is required.
-///
-/// The environment may overrule what is chosen here, so that an operator can change a runtime that
-/// embeds the loader: `WEIGHTLOADER_STRATEGY`, `WEIGHTLOADER_CACHE`, `WEIGHTLOADER_THREADS`,
-/// `WEIGHTLOADER_QUEUE_DEPTH`, `WEIGHTLOADER_CHUNK`, `WEIGHTLOADER_MEMORY_LIMIT` (bytes) and
-/// `WEIGHTLOADER_PACE` (bytes a second).
-#[derive(Clone, Debug, Default)]
-#[must_use = "a builder does nothing until build() is called"]
-pub struct LoaderBuilder {
-    platform: Option<Platform>,
-    options: LoadOptions,
-}
-
-impl LoaderBuilder {
-    /// How bytes are read; by default each where it is fastest.
-    pub fn strategy(mut self, strategy: Strategy) -> Self {
-        self.options.strategy = strategy;
-        self
-    }
-
-    /// What becomes of the page cache; by default whatever is fastest now. [`CachePolicy::Bypass`]
-    /// cannot keep its promise everywhere.
-    pub fn cache(mut self, cache: CachePolicy) -> Self {
-        self.options.cache = cache;
-        self
-    }
-
-    /// Threads that copy from the page cache, 1 to 1024; by default as many as suit the machine.
-    pub fn threads(mut self, threads: usize) -> Self {
-        self.options.threads = Some(threads);
-        self
-    }
-
-    /// Direct reads in flight, 1 to 4096; by default [`LoadOptions::DEFAULT_QUEUE_DEPTH`].
-    pub fn queue_depth(mut self, reads: usize) -> Self {
-        self.options.queue_depth = Some(reads);
-        self
-    }
-
-    /// Bytes of one read at most, 4096 to 2^30; by default [`LoadOptions::DEFAULT_CHUNK_BYTES`].
-    pub fn chunk_bytes(mut self, bytes: u64) -> Self {
-        self.options.chunk_bytes = Some(bytes);
-        self
-    }
-
-    /// Bytes in flight and read ahead at most. Whatever the limit, one chunk is in flight, each
-    /// worker has one slab of 1 MiB where reads are unaligned, and a stream reads one tensor ahead.
-    /// Without one, see [`LoadOptions::memory_limit`].
-    pub fn memory_limit(mut self, bytes: u64) -> Self {
-        self.options.memory_limit = Some(bytes);
-        self
-    }
-
-    /// How tensors lie in the buffers that [`Loader::load`] gives; by default as in their file.
-    pub fn placement(mut self, placement: Placement) -> Self {
-        self.options.placement = placement;
-        self
-    }
-
-    /// Bytes a second at most, read or prefetched, for each operation: so that others who use the
-    /// device are not disturbed.
-    pub fn pace(mut self, bytes_per_second: u64) -> Self {
-        self.options.pace = Some(bytes_per_second);
-        self
-    }
-
-    /// Locks weights in memory once [`Loader::load`] has them in place, so that they are never
-    /// swapped out, as far as the system allows it; the report tells. Only the buffers of ours that
-    /// [`Loader::load`] gives: not what streams give, and not what uploads import. See
-    /// [`LoadOptions::lock_memory`] for each system's limits.
-    pub fn lock_memory(mut self, lock: bool) -> Self {
-        self.options.lock_memory = lock;
-        self
-    }
-
-    /// In which order [`Loader::stream`] gives tensors; by default that of the files.
-    pub fn stream_order(mut self, order: StreamOrder) -> Self {
-        self.options.stream_order = order;
-        self
-    }
-
-    /// Other mechanisms than those of this system: readers of your own, or the portable ones.
-    pub fn platform(mut self, platform: Platform) -> Self {
-        self.platform = Some(platform);
-        self
-    }
-
-    /// The loader.
-    ///
-    /// # Errors
-    /// [`Error::InvalidOption`] naming the option or environment variable that makes no sense.
-    pub fn build(self) -> Result<Loader> {
-        let mut options = self.options;
-        environment::override_options(&mut options)?;
-        options.check()?;
-        let platform = self.platform.unwrap_or_else(|| crate::platform().clone());
-        Ok(Loader { platform, options })
-    }
+    pub(crate) platform: Platform,
+    pub(crate) options: LoadOptions,
 }
 
 impl Loader {
