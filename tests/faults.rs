@@ -6,14 +6,16 @@
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use loader_core::Platform;
 use loader_core::testing::{Fault, FaultyReader, Guarded, Residency, Sample, Watchdog, platform};
+use loader_core::{Platform, Queue, Reader, Support};
 use tempfile::TempDir;
-use weightloader::{Error, Loader, Mechanism, Operation, Report, Result, Strategy};
+use weightloader::{
+    Error, Loader, Mechanism, Operation, Refusal, Report, Result, Strategy, WeightFile,
+};
 
 const CHUNK: u64 = 64 << 10;
 const CHUNKS: u64 = 40;
@@ -241,6 +243,94 @@ fn a_panic_in_a_reader_passes_on_and_nothing_is_written_afterwards() {
     scene
         .read(Strategy::Auto, platform(Residency::None))
         .unwrap();
+}
+
+/// Panics where it is asked for its name by a worker that is about to run it.
+#[derive(Debug)]
+struct Nameless;
+
+impl Reader for Nameless {
+    fn mechanism(&self) -> Mechanism {
+        let worker = thread::current().name() == Some("weightloader-direct");
+        assert!(!worker, "the test wants a panic");
+        Mechanism::DIRECT
+    }
+
+    fn support(&self, _file: &WeightFile) -> std::result::Result<Support, Refusal> {
+        Ok(Support::any())
+    }
+
+    fn run(&self, _queue: &Queue<'_>) -> std::result::Result<(), Refusal> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_panic_before_a_reader_begins_passes_on() {
+    let scene = Scene::new("a panic before a reader begins");
+    for strategy in [Strategy::Direct, Strategy::Auto] {
+        let platform = Platform {
+            direct: Ok(Arc::new(Nameless)),
+            ..platform(Residency::None)
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(|| scene.read(strategy, platform)));
+        assert!(outcome.is_err(), "{outcome:?}");
+    }
+}
+
+/// The first of its two workers serves; the other finds that it cannot, when all is done.
+#[derive(Debug)]
+struct HalfRefusing {
+    reader: FaultyReader,
+    began: AtomicUsize,
+    over: AtomicBool,
+}
+
+impl Reader for HalfRefusing {
+    fn mechanism(&self) -> Mechanism {
+        self.reader.mechanism()
+    }
+
+    fn support(&self, file: &WeightFile) -> std::result::Result<Support, Refusal> {
+        self.reader.support(file)
+    }
+
+    fn workers(&self) -> usize {
+        2
+    }
+
+    fn run(&self, queue: &Queue<'_>) -> std::result::Result<(), Refusal> {
+        if self.began.fetch_add(1, Ordering::AcqRel) == 0 {
+            let outcome = self.reader.run(queue);
+            self.over.store(true, Ordering::Release);
+            return outcome;
+        }
+        while !self.over.load(Ordering::Acquire) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        Err(Refusal::new(self.mechanism(), "no ring is left"))
+    }
+}
+
+#[test]
+fn a_worker_that_cannot_begin_leaves_the_work_to_the_others() {
+    let scene = Scene::new("a worker that cannot begin");
+    for strategy in [Strategy::Direct, Strategy::Auto] {
+        let half_refusing = HalfRefusing {
+            reader: reader(),
+            began: AtomicUsize::new(0),
+            over: AtomicBool::new(false),
+        };
+        let platform = Platform {
+            direct: Ok(Arc::new(half_refusing)),
+            ..platform(Residency::None)
+        };
+        let report = scene.read(strategy, platform).unwrap();
+        assert_eq!(report.chunks.values().sum::<u64>(), CHUNKS, "{report:?}");
+        assert_eq!(report.chunks.len(), 1, "{report:?}");
+        let reasons = report.fallbacks.iter().map(|refusal| &*refusal.reason);
+        assert_eq!(reasons.collect::<Vec<_>>(), ["no ring is left"]);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::budget::{self, Lease};
 use crate::coordinator::Queues;
 use crate::prefault::Prefault;
 use crate::transfer::Transfer;
-use crate::{Error, LoadOptions, Mechanism, Platform, Queue, Reader, Refusal};
+use crate::{Error, LoadOptions, Mechanism, Platform, Queue, Reader};
 
 /// Who does the work of one operation.
 #[derive(Clone, Copy)]
@@ -35,6 +35,8 @@ impl Hired {
     pub(crate) fn hire<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, crew: Crew<'scope>) {
         let begins_direct = self.direct.is_none() && crew.queues.direct.waiting() > 0;
         if begins_direct {
+            // All of them, before the first one can give up.
+            crew.queues.direct.expect_readers(crew.direct_workers);
             for _ in 0..crew.direct_workers {
                 start(scope, crew.transfer, "weightloader-direct", move || {
                     crew.read_direct()
@@ -52,6 +54,7 @@ impl Hired {
             };
             let wanted = crew.options.threads.unwrap_or(suiting);
             let lease = budget::WORKERS.lease(wanted, 1, budget::most_workers());
+            crew.queues.buffered.expect_readers(lease.amount());
             for _ in 0..lease.amount() {
                 start(scope, crew.transfer, "weightloader-copy", move || {
                     crew.read_buffered()
@@ -78,7 +81,7 @@ fn prefault<'scope>(scope: &'scope Scope<'scope, '_>, crew: Crew<'scope>) -> Lea
             crew.queues.direct.wait_for_first_task();
             memory.run(crew.queues.direct, &*crew.platform.memory);
             if crew.options.threads.is_none() {
-                crew.read_buffered();
+                crew.lend_a_hand();
             }
         });
     }
@@ -91,12 +94,15 @@ const MOST_PREFAULTERS: usize = 4;
 /// Starts a worker; an operation that cannot have one fails.
 fn start<'scope>(
     scope: &'scope Scope<'scope, '_>,
-    transfer: &Transfer,
+    transfer: &'scope Transfer,
     name: &str,
     work: impl FnOnce() + Send + 'scope,
 ) {
     let span = tracing::debug_span!("worker", name);
-    let work = move || span.in_scope(work);
+    let work = move || {
+        let _stop = StopAtPanic(transfer);
+        span.in_scope(work);
+    };
     if let Err(error) = thread::Builder::new()
         .name(name.to_owned())
         .spawn_scoped(scope, work)
@@ -111,55 +117,42 @@ fn start<'scope>(
 
 impl Crew<'_> {
     fn read_direct(&self) {
-        let outcome = match &self.platform.direct {
+        match &self.platform.direct {
             Ok(reader) => self.read(&**reader, self.queues.direct),
-            Err(refusal) => Err(refusal.clone()),
-        };
-        if let Err(refusal) = outcome {
-            if !self.queues.direct.surrender(&refusal) {
-                self.fail(refusal);
-            }
+            Err(refusal) => self.queues.direct.give_up(refusal.clone()),
         }
     }
 
-    pub(crate) fn read_buffered(&self) {
-        if let Err(refusal) = self.read(&*self.platform.buffered, self.queues.buffered) {
-            self.fail(refusal);
-        }
+    /// One more reader serves the buffered queue, on this thread.
+    pub(crate) fn lend_a_hand(&self) {
+        self.queues.buffered.expect_readers(1);
+        self.read_buffered();
+    }
+
+    fn read_buffered(&self) {
+        self.read(&*self.platform.buffered, self.queues.buffered);
     }
 
     /// Lets `reader` serve `queue`. One that leaves before everything has landed ends the
     /// operation, for nobody else may come for what it leaves.
-    fn read(&self, reader: &dyn Reader, queue: &Queue<'_>) -> std::result::Result<(), Refusal> {
-        let _span = tracing::debug_span!("read", mechanism = %reader.mechanism()).entered();
-        let mut leaving = Leaving {
-            transfer: self.transfer,
-            mechanism: reader.mechanism(),
-            refused: false,
-        };
-        let outcome = reader.run(queue);
-        leaving.refused = outcome.is_err();
-        outcome
-    }
-
-    fn fail(&self, refusal: Refusal) {
-        let Refusal { mechanism, reason } = refusal;
-        self.transfer.fail(Error::Unsupported { mechanism, reason });
+    fn read(&self, reader: &dyn Reader, queue: &Queue<'_>) {
+        let mechanism = reader.mechanism();
+        let _span = tracing::debug_span!("read", %mechanism).entered();
+        match reader.run(queue) {
+            Err(refusal) => queue.give_up(refusal),
+            Ok(()) if self.transfer.is_over() => {}
+            Ok(()) => self.transfer.fail(Error::Abandoned { mechanism }),
+        }
     }
 }
 
-/// Looks at what a reader leaves behind when it returns or unwinds.
-struct Leaving<'a> {
-    transfer: &'a Transfer,
-    mechanism: Mechanism,
-    refused: bool,
-}
+/// Ends the operation when its thread unwinds, for nobody else may come for what that one leaves.
+struct StopAtPanic<'a>(&'a Transfer);
 
-impl Drop for Leaving<'_> {
+impl Drop for StopAtPanic<'_> {
     fn drop(&mut self) {
-        if !self.refused && !self.transfer.is_over() {
-            let mechanism = self.mechanism;
-            self.transfer.fail(Error::Abandoned { mechanism });
+        if thread::panicking() {
+            self.0.stop();
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct Queue<'a> {
     files: &'a [WeightFile],
     pieces: Mutex<VecDeque<Piece>>,
     refuge: Option<&'a Queue<'a>>,
+    /// How many readers serve it, or are about to.
+    readers: AtomicUsize,
     /// Whether its readers gave up, so that everything goes to the refuge.
     surrendered: AtomicBool,
     depth: usize,
@@ -78,6 +80,7 @@ impl<'a> Queue<'a> {
             files,
             pieces: Mutex::default(),
             refuge,
+            readers: AtomicUsize::new(0),
             surrendered: AtomicBool::new(false),
             depth,
             slab_bytes,
@@ -212,8 +215,25 @@ impl<'a> Queue<'a> {
         locked(&self.pieces).len()
     }
 
+    /// Counts readers that will serve it.
+    pub(crate) fn expect_readers(&self, readers: usize) {
+        self.readers.fetch_add(readers, Ordering::AcqRel);
+    }
+
+    /// Tells that one of its readers cannot serve it. Others go on; where there are none, everything
+    /// goes to the refuge, and where there is none either, the operation fails.
+    pub(crate) fn give_up(&self, refusal: Refusal) {
+        let others = self.readers.fetch_sub(1, Ordering::AcqRel) > 1;
+        if others {
+            self.transfer.refused(&refusal);
+        } else if !self.surrender(&refusal) {
+            let Refusal { mechanism, reason } = refusal;
+            self.transfer.fail(Error::Unsupported { mechanism, reason });
+        }
+    }
+
     /// Moves everything that waits here to the refuge; `false` where there is none.
-    pub(crate) fn surrender(&self, refusal: &Refusal) -> bool {
+    fn surrender(&self, refusal: &Refusal) -> bool {
         let Some(refuge) = self.refuge else {
             return false;
         };
@@ -224,7 +244,7 @@ impl<'a> Queue<'a> {
             std::mem::take(&mut *pieces)
         };
         locked(&refuge.pieces).extend(pieces);
-        self.transfer.refused(refusal.clone());
+        self.transfer.refused(refusal);
         self.transfer.wake();
         true
     }
@@ -383,7 +403,7 @@ impl<'q> Task<'q> {
                 let path = queue.files[piece.file].path().display();
                 let reason = format!("{path}: reads are refused: {error}");
                 locked(&refuge.pieces).push_back(piece);
-                queue.transfer.refused(Refusal::new(mechanism, reason));
+                queue.transfer.refused(&Refusal::new(mechanism, reason));
                 queue.transfer.wake();
             }
             None => {

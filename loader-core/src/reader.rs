@@ -97,6 +97,7 @@ pub trait Reader: fmt::Debug + Send + Sync {
     /// once. Returns only when nothing that it took is in flight any more, also when it panics.
     ///
     /// # Errors
-    /// A [`Refusal`] where it cannot work here at all, before taking any task.
+    /// A [`Refusal`] where it cannot work here at all, before taking any task. Where it runs on
+    /// other workers as well, these go on.
     fn run(&self, queue: &Queue<'_>) -> Result<(), Refusal>;
 }

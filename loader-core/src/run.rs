@@ -133,7 +133,7 @@ impl<'c> Run<'c> {
             let quick = total <= TINY && direct.waiting() == 0 && options.pace.is_none();
             let inline = feeder.is_none() && quick;
             if inline {
-                crew.read_buffered();
+                crew.lend_a_hand();
             } else {
                 thread::scope(|scope| {
                     coordinate(scope, crew, feeder, &events.1, total, &mut operation);

@@ -55,11 +55,23 @@ pub(crate) struct Tally {
 impl Tally {
     /// Notes why a mechanism was passed over, each reason once.
     pub(crate) fn fell_back(&mut self, refusal: Refusal) {
-        if !self.fallbacks.contains(&refusal) {
-            tracing::debug!(%refusal, "falling back");
-            self.fallbacks.push(refusal);
+        if self.note(&refusal) {
+            tell(&refusal);
         }
     }
+
+    /// As [`fell_back`](Self::fell_back), for those who hold a lock; tells whether it is news.
+    fn note(&mut self, refusal: &Refusal) -> bool {
+        let is_news = !self.fallbacks.contains(refusal);
+        if is_news {
+            self.fallbacks.push(refusal.clone());
+        }
+        is_news
+    }
+}
+
+fn tell(refusal: &Refusal) {
+    tracing::debug!(%refusal, "falling back");
 }
 
 impl Transfer {
@@ -139,9 +151,13 @@ impl Transfer {
         self.send(Event::Group(group));
     }
 
-    pub(crate) fn refused(&self, refusal: Refusal) {
-        locked(&self.tally).fell_back(refusal);
+    pub(crate) fn refused(&self, refusal: &Refusal) {
+        let is_news = locked(&self.tally).note(refusal);
         self.send(Event::Refused);
+        // Subscribers run outside of locks: they may take long, or panic.
+        if is_news {
+            tell(refusal);
+        }
     }
 
     /// Bytes in place.
