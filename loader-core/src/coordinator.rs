@@ -73,9 +73,10 @@ pub(crate) fn coordinate<'scope>(
     operation: &mut Operation<'_>,
 ) {
     let transfer = crew.transfer;
-    // Workers end only when the transfer is over, so it has to be when this function is left.
-    let _stop = StopAtEnd(transfer);
     let mut hired = Hired::default();
+    // Workers end only when the transfer is over, so it has to be when this function is left, and
+    // before others may hire as many.
+    let _stop = StopAtEnd(transfer);
     let mut feeding = feeder.is_some();
     loop {
         if let Some(feeder) = feeder.as_deref_mut().filter(|_| feeding) {
