@@ -148,7 +148,7 @@ impl<'q, E: ReadEngine> Flight<'q, E> {
                 read,
                 skip,
                 wanted,
-            } => match self.slabs.take() {
+            } => match self.slabs.take(support.memory_alignment) {
                 Ok(Some(slab)) => {
                     let bounce = Bounce { slab, skip, wanted };
                     (offset, self.slabs.start(slab), read, Some(bounce))

@@ -8,9 +8,6 @@ use crate::{HostBuffer, HostMemory};
 /// Bytes of a slab; reads through one are at most this long.
 pub(crate) const SLAB_BYTES: usize = 1 << 20;
 
-/// Slabs begin at whole pages, and this is the smallest page of any system.
-pub(crate) const SLAB_ALIGNMENT: usize = 4096;
-
 /// Slabs of one worker, taken from the system when the first one is needed.
 #[derive(Debug)]
 pub(crate) struct Slabs<'m> {
@@ -32,13 +29,18 @@ impl<'m> Slabs<'m> {
         self.free.is_empty()
     }
 
-    /// Takes a free slab, if there is one.
-    pub(crate) fn take(&mut self) -> io::Result<Option<usize>> {
+    /// Takes a free slab, if there is one, which begins at a multiple of `alignment`.
+    pub(crate) fn take(&mut self, alignment: usize) -> io::Result<Option<usize>> {
         if self.memory.is_none() {
             let len = self.free.len() * SLAB_BYTES;
             let memory = HostBuffer::zeroed(self.source, len).map_err(io::Error::other)?;
             memory.exclude_from_fork(true);
             self.memory = Some(memory);
+        }
+        // Whole pages are certain, and no device is known to need more.
+        if self.start(0).addr() % alignment != 0 {
+            let reason = format!("no slab lies at a multiple of {alignment} bytes in memory");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
         }
         Ok(self.free.pop())
     }
@@ -64,5 +66,20 @@ impl<'m> Slabs<'m> {
         // SAFETY: the slab lies within the memory, which was zeroed; nothing writes to it, as the
         // caller promises, and `self` is borrowed, so that no other read can take it.
         unsafe { std::slice::from_raw_parts(self.start(slab), len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::HeapMemory;
+
+    #[test]
+    fn slabs_that_lie_wrong_are_not_given() {
+        let mut slabs = Slabs::new(1, &HeapMemory);
+        let nowhere = slabs.take(1 << 62).map_err(|error| error.kind());
+        assert_eq!(nowhere, Err(io::ErrorKind::Unsupported));
+        assert_eq!(slabs.take(4096).unwrap(), Some(0));
+        assert_eq!(slabs.take(4096).unwrap(), None);
     }
 }

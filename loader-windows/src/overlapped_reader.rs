@@ -23,6 +23,7 @@ use crate::unbuffered_file;
 
 /// Straight into the destination.
 const DIRECT: Mechanism = Mechanism::new("overlapped-direct");
+
 /// Reads past the system cache (`FILE_FLAG_NO_BUFFERING`), overlapped, with as many in flight as the
 /// queue allows.
 ///
