@@ -7,8 +7,8 @@ use crate::{Mechanism, Support, WeightFile};
 
 /// What performs reads past the page cache: each system's own way to have many of them in flight.
 ///
-/// [`serve`] drives it: opens files once, reads in place or through slabs as alignments demand, and
-/// waits for all that is in flight before it returns, errs or unwinds.
+/// [`serve`](crate::serve) drives it: opens files once, reads in place or through slabs as
+/// alignments demand, and waits for all that is in flight before it returns, errs or unwinds.
 ///
 /// # Safety
 /// Memory that [`begin`](Self::begin) was given is written by the read that it began alone, and no
