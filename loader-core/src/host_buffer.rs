@@ -205,6 +205,11 @@ impl DerefMut for HostBuffer {
 #[expect(clippy::exhaustive_structs, reason = "it has no state")]
 pub struct HeapMemory;
 
+impl HeapMemory {
+    /// What its memory is aligned to, in bytes, and a multiple of which it has.
+    pub const ALIGNMENT: usize = align_of::<Page>();
+}
+
 /// A boxed slice, as whose owner nobody makes a reference to memory that others write to.
 #[derive(Debug)]
 struct HeapRegion(NonNull<[Page]>);
@@ -250,7 +255,16 @@ unsafe impl HostRegion for HeapRegion {
         self.0.len() * size_of::<Page>()
     }
 
-    fn release(&mut self, _range: Range<usize>) {}
+    /// The allocator has no use for part of its memory, so it is but zeroed.
+    fn release(&mut self, range: Range<usize>) {
+        // SAFETY: the pages are this region's, which is borrowed exclusively.
+        let pages = unsafe { self.0.as_mut() };
+        let first = range.start.div_ceil(size_of::<Page>());
+        let end = (range.end / size_of::<Page>()).min(pages.len());
+        if let Some(pages) = pages.get_mut(first..end) {
+            pages.fill(Page([0; 4096]));
+        }
+    }
 
     fn exclude_from_fork(&self, _excluded: bool) {}
 }

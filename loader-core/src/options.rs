@@ -164,6 +164,15 @@ impl LoadOptions {
         self.queue_depth.unwrap_or(Self::DEFAULT_QUEUE_DEPTH)
     }
 
+    /// Whether `bytes` of a file may be read past the page cache, where the file allows it.
+    pub(crate) fn may_read_directly(&self, bytes: u64) -> bool {
+        match self.strategy {
+            Strategy::Direct => true,
+            Strategy::Buffered => false,
+            Strategy::Auto => self.cache != CachePolicy::Keep && bytes > Self::SMALL_BYTES,
+        }
+    }
+
     /// Checks that every option makes sense.
     ///
     /// # Errors

@@ -46,18 +46,16 @@ impl Route {
         tally: &mut Tally,
     ) -> Result<Self> {
         let len: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-        let cold = match (options.strategy, options.cache) {
-            (Strategy::Buffered, _) => Way::Buffered,
-            (Strategy::Direct, _) => {
+        let cold = match options.strategy {
+            _ if !options.may_read_directly(len) => Way::Buffered,
+            Strategy::Direct => {
                 if let Err(refusal) = direct_support(platform, file) {
                     let Refusal { mechanism, reason } = refusal;
                     return Err(Error::Unsupported { mechanism, reason });
                 }
                 Way::Direct
             }
-            (Strategy::Auto, CachePolicy::Keep) => Way::Buffered,
-            (Strategy::Auto, _) if len <= TINY => Way::Buffered,
-            (Strategy::Auto, _) => match worthwhile(platform, file) {
+            _ => match worthwhile(platform, file) {
                 Ok(()) => {
                     platform
                         .refusals

@@ -160,8 +160,8 @@ impl Upload<'_> {
     }
 }
 
-/// Reads what `layouts` lay out into buffers of ours, which a forked child does not share
-/// meanwhile.
+/// Reads what `layouts` lay out into buffers of ours, which a forked child does not share while a
+/// device may write to them.
 ///
 /// # Errors
 /// As [`Copier::run`].
@@ -172,15 +172,17 @@ pub fn fill(
     buffers: &mut [HostBuffer],
     operation: Operation<'_>,
 ) -> Result<Report> {
-    for buffer in &*buffers {
-        buffer.exclude_from_fork(true);
-    }
+    let exclude = |buffers: &[HostBuffer], excluded| {
+        let by_device =
+            |buffer: &&HostBuffer| copier.options.may_read_directly(buffer.len() as u64);
+        let excluding = |buffer: &HostBuffer| buffer.exclude_from_fork(excluded);
+        buffers.iter().filter(by_device).for_each(excluding);
+    };
+    exclude(buffers, true);
     let destinations = buffers.iter_mut().map(HostBuffer::destination);
     let outcome =
         jobs(copier, files, layouts, destinations).and_then(|jobs| copier.run(jobs, operation));
-    for buffer in &*buffers {
-        buffer.exclude_from_fork(false);
-    }
+    exclude(buffers, false);
     outcome
 }
 

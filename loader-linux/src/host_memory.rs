@@ -6,10 +6,11 @@ use std::ptr::NonNull;
 
 use loader_core::{HostMemory, HostRegion};
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::io::Errno;
 use rustix::mm::Advice;
 use rustix::param::page_size;
-use rustix::process::{Resource, getrlimit};
+
+use crate::pages;
+use crate::small_region::SmallRegion;
 
 /// The size of a huge page on x86-64 and on 64-bit ARM with pages of 4 KiB. Where it differs, the
 /// alignment does no harm and the kernel decides.
@@ -24,10 +25,13 @@ const HUGE_PAGE: usize = 2 << 20;
 pub struct HugePageMemory;
 
 impl HostMemory for HugePageMemory {
-    /// Maps anonymous memory, which the kernel fills with zeros. From 2 MiB on it begins at a
-    /// multiple of 2 MiB, and its whole huge pages are advised to be such (`MADV_HUGEPAGE`); the
-    /// rest stays on small ones, so that no memory beyond `len` is taken.
+    /// Takes up to 1 MiB from the allocator, and maps anonymous memory for more. From 2 MiB on it
+    /// begins at a multiple of 2 MiB, and its whole huge pages are advised to be such
+    /// (`MADV_HUGEPAGE`); the rest stays on small ones, so that no memory beyond `len` is taken.
     fn allocate(&self, len: usize) -> io::Result<Box<dyn HostRegion>> {
+        if let Some(small) = SmallRegion::allocate(len) {
+            return Ok(Box::new(small?));
+        }
         let too_long = || io::Error::from(io::ErrorKind::OutOfMemory);
         let len = len
             .max(1)
@@ -149,31 +153,13 @@ unsafe impl HostRegion for MappedRegion {
         }
     }
 
-    /// mlock(2), which without `CAP_IPC_LOCK` may lock no more than `RLIMIT_MEMLOCK` allows.
+    /// Unmapping it unlocks it.
     fn lock(&self) -> io::Result<()> {
-        let first = self.start().as_ptr();
-        // SAFETY: the region lies within the mapping; locking changes nothing of its contents.
-        // Unmapping it unlocks it.
-        let outcome = unsafe { rustix::mm::mlock(first.cast(), self.len) };
-        let allowed = getrlimit(Resource::Memlock).current;
-        outcome.map_err(|error| match (error, allowed) {
-            (Errno::NOMEM | Errno::PERM | Errno::AGAIN, Some(limit)) => io::Error::other(format!(
-                "{error}; this process may lock {limit} bytes (RLIMIT_MEMLOCK)"
-            )),
-            (error, _) => error.into(),
-        })
+        pages::lock(self.start(), self.len)
     }
 
-    /// `MADV_DONTFORK`: the pages are not in the child at all, so the child must not touch them.
     fn exclude_from_fork(&self, excluded: bool) {
-        let advice = if excluded {
-            Advice::LinuxDontFork
-        } else {
-            Advice::LinuxDoFork
-        };
-        if let Err(error) = self.advise(advice, 0..self.len) {
-            tracing::debug!(%error, ?advice, "forked children share memory as before");
-        }
+        pages::exclude_from_fork(self.start(), self.len, excluded);
     }
 }
 
@@ -271,6 +257,12 @@ mod tests {
 
     #[test]
     fn locked_memory_is_usable_or_the_limit_is_told() {
+        // What a short one locks is unlocked before the allocator gets it back.
+        let small = HostBuffer::zeroed(&HugePageMemory, 5000).unwrap();
+        if let Err(error) = small.lock() {
+            assert!(error.to_string().contains("RLIMIT_MEMLOCK"), "{error}");
+        }
+        drop(small);
         let mut buffer = HostBuffer::zeroed(&HugePageMemory, 3 << 20).unwrap();
         match buffer.lock() {
             Ok(()) => {
@@ -296,15 +288,19 @@ mod tests {
     #[test]
     fn released_pages_read_as_zero_and_others_stay() {
         let page = page_size();
-        let mut buffer = HostBuffer::zeroed(&HugePageMemory, 4 << 20).unwrap();
-        buffer.fill(1);
-        buffer.release(page + 1..4 * page - 1);
-        let (released, kept): (Vec<_>, Vec<_>) = buffer
-            .iter()
-            .enumerate()
-            .partition(|(at, _)| (2 * page..3 * page).contains(at));
-        assert!(released.iter().all(|(_, byte)| **byte == 0));
-        assert!(kept.iter().all(|(_, byte)| **byte == 1));
+        for len in [4 * page + 1, 4 << 20] {
+            let mut buffer = HostBuffer::zeroed(&HugePageMemory, len).unwrap();
+            buffer.fill(1);
+            buffer.release(page + 1..4 * page - 1);
+            let (released, kept): (Vec<_>, Vec<_>) = buffer
+                .iter()
+                .enumerate()
+                .partition(|(at, _)| (2 * page..3 * page).contains(at));
+            assert!(released.iter().all(|(_, byte)| **byte == 0));
+            assert!(kept.iter().all(|(_, byte)| **byte == 1));
+            buffer.release(0..len);
+            assert!(buffer[..4 * page].iter().all(|byte| *byte == 0));
+        }
     }
 
     proptest! {

@@ -26,7 +26,7 @@ struct Arguments {
 
 /// A turn, and another one that it is put beside.
 struct Case {
-    name: &'static str,
+    name: String,
     turn: Turn,
     beside: Option<Turn>,
     cost: Cost,
@@ -65,7 +65,7 @@ fn run(arguments: &Arguments) -> Outcome<()> {
                 costs[index].push(turns[index].take(&loader, case.cost)?);
             }
         }
-        let mut row = vec![case.name.to_owned()];
+        let mut row = vec![case.name.clone()];
         let mut bests = Vec::new();
         for (turn, costs) in turns.iter().zip(&mut costs) {
             costs.sort_unstable_by(f64::total_cmp);
@@ -99,8 +99,8 @@ fn cases(loader: &Loader, folder: &Path, bytes: u64) -> Outcome<Vec<Case>> {
         number += 1;
         number % 3 == 0
     });
-    let per_byte = |name, state, ours: &Checkpoint, theirs: &Checkpoint| Case {
-        name,
+    let per_byte = |name: &str, state, ours: &Checkpoint, theirs: &Checkpoint| Case {
+        name: name.to_owned(),
         turn: Turn::Load(ours.clone(), state),
         beside: Some(Turn::Load(theirs.clone(), state)),
         cost: Cost::NanosecondsPerKibibyte,
@@ -131,31 +131,29 @@ fn cases(loader: &Loader, folder: &Path, bytes: u64) -> Outcome<Vec<Case>> {
             &one,
         ),
         Case {
-            name: "processor time, cold, beside read(2) on one thread",
+            name: "processor time, cold, beside read(2) on one thread".to_owned(),
             turn: Turn::Load(one.clone(), State::Cold),
             beside: Some(Turn::ReadCall(one.clone())),
             cost: Cost::ProcessorPerGibibyte,
         },
         Case {
-            name: "first tensor of a cold stream",
+            name: "first tensor of a cold stream".to_owned(),
             turn: Turn::FirstTensor(one.clone()),
             beside: None,
             cost: Cost::Milliseconds,
         },
     ];
-    for (name, len) in [
-        ("file of 1 KiB, warm, beside std::fs::read", 1 << 10),
-        ("file of 64 KiB, warm, beside std::fs::read", 64 << 10),
-        ("file of 1 MiB, warm, beside std::fs::read", 1 << 20),
-    ] {
+    for (kibibytes, len) in [(1, 1 << 10), (64, 64 << 10), (1024, 1 << 20)] {
         let path = folder.join(format!("small-{len}"));
         std::fs::write(&path, vec![1; len])?;
-        cases.push(Case {
-            name,
-            turn: Turn::SmallRead(path.clone()),
-            beside: Some(Turn::StandardRead(path)),
-            cost: Cost::Microseconds,
-        });
+        for turn in [Turn::SmallRead(path.clone()), Turn::SmallLoad(path.clone())] {
+            cases.push(Case {
+                name: format!("file of {kibibytes} KiB, {}, warm", turn.title()),
+                turn,
+                beside: Some(Turn::StandardRead(path.clone())),
+                cost: Cost::Microseconds,
+            });
+        }
     }
     Ok(cases)
 }

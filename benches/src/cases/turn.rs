@@ -28,6 +28,8 @@ pub(crate) enum Turn {
     FirstTensor(Checkpoint),
     /// A file opened and read into a fresh vector, many times.
     SmallRead(PathBuf),
+    /// The same, into memory of ours.
+    SmallLoad(PathBuf),
     /// The same by `std::fs::read`.
     StandardRead(PathBuf),
 }
@@ -57,6 +59,7 @@ impl Turn {
             Self::ReadCall(_) => "read(2)".to_owned(),
             Self::FirstTensor(_) => "stream".to_owned(),
             Self::SmallRead(_) => "read_into".to_owned(),
+            Self::SmallLoad(_) => "load".to_owned(),
             Self::StandardRead(_) => "std::fs::read".to_owned(),
         }
     }
@@ -86,6 +89,10 @@ impl Turn {
                 measure(first, 0)?
             }
             Self::SmallRead(path) => fastest(|| small_read(loader, path))?,
+            Self::SmallLoad(path) => fastest(|| {
+                let checkpoint = Checkpoint::raw(WeightFile::open(path)?);
+                Ok(loader.load(&checkpoint, Operation::new())?)
+            })?,
             Self::StandardRead(path) => fastest(|| Ok(std::fs::read(path)?))?,
         };
         Ok(cost.of(&spent))
