@@ -5,6 +5,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
@@ -205,14 +206,18 @@ fn one_that_waits_for_a_slot_is_woken_by_release_elsewhere_and_by_cancellation()
     let stream = start(weightloader::platform(), &options, &source, &ring).unwrap();
     let first = stream.next().unwrap().unwrap();
     let second = stream.next().unwrap().unwrap();
+    let (has_third, told) = channel();
     thread::scope(|scope| {
         scope.spawn(|| {
-            thread::sleep(Duration::from_millis(20));
+            let wait_for_the_next_wait = || thread::sleep(Duration::from_millis(20));
+            wait_for_the_next_wait();
             stream.release(second.slot).unwrap();
-            thread::sleep(Duration::from_millis(20));
+            told.into_iter().next();
+            wait_for_the_next_wait();
             stream.cancel();
         });
         let third = stream.next().unwrap().unwrap();
+        has_third.send(()).unwrap();
         assert_eq!((third.slot, third.item_offset), (second.slot, 16_384));
         assert!(matches!(stream.next(), Err(Error::Cancelled)));
     });
