@@ -37,8 +37,9 @@ impl<'m> Slabs<'m> {
             memory.exclude_from_fork(true);
             self.memory = Some(memory);
         }
-        // Whole pages are certain, and no device is known to need more.
-        if self.start(0).addr() % alignment != 0 {
+        // Whole pages are certain, and no device is known to need more. Where the first one lies
+        // right, so do those behind it, unless they are shorter than what is asked for.
+        if alignment > SLAB_BYTES || self.start(0).addr() % alignment != 0 {
             let reason = format!("no slab lies at a multiple of {alignment} bytes in memory");
             return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
         }
@@ -76,10 +77,13 @@ mod tests {
 
     #[test]
     fn slabs_that_lie_wrong_are_not_given() {
-        let mut slabs = Slabs::new(1, &HeapMemory);
-        let nowhere = slabs.take(1 << 62).map_err(|error| error.kind());
-        assert_eq!(nowhere, Err(io::ErrorKind::Unsupported));
+        let mut slabs = Slabs::new(2, &HeapMemory);
+        for alignment in [1 << 62, 2 * SLAB_BYTES] {
+            let nowhere = slabs.take(alignment).map_err(|error| error.kind());
+            assert_eq!(nowhere, Err(io::ErrorKind::Unsupported));
+        }
         assert_eq!(slabs.take(4096).unwrap(), Some(0));
+        assert_eq!(slabs.take(4096).unwrap(), Some(1));
         assert_eq!(slabs.take(4096).unwrap(), None);
     }
 }
