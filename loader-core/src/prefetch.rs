@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::resume_unwind;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, TryLockError, Weak};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -99,7 +100,12 @@ fn drive(queue: &PrefetchQueue, prefetchers: &[Arc<dyn Prefetcher>], system: &dy
         queue.cut(prefetcher.piece_bytes(&queue.file));
         let refused = thread::scope(|scope| {
             let others: Vec<_> = (1..prefetcher.workers())
-                .map(|_| scope.spawn(|| span.in_scope(|| prefetcher.run(queue))))
+                // With fewer where the system gives no more threads.
+                .map_while(|_| {
+                    let name = thread::Builder::new().name("weightloader-prefetch".to_owned());
+                    let work = || span.in_scope(|| prefetcher.run(queue));
+                    name.spawn_scoped(scope, work).ok()
+                })
                 .collect();
             let own = prefetcher.run(queue).err();
             let theirs = others.into_iter().filter_map(|other| match other.join() {
@@ -411,8 +417,11 @@ fn bytes_of(ranges: &VecDeque<Range<u64>>) -> u64 {
 /// Live prefetches of this process, so that reads can claim what they are about to bring.
 static LIVE: Mutex<Vec<Weak<PrefetchQueue>>> = Mutex::new(Vec::new());
 
+/// The number of the process that they are of; none before there was one.
+static LIVE_IN: AtomicU32 = AtomicU32::new(0);
+
 fn register(queue: &Arc<PrefetchQueue>) {
-    if let Some(mut live) = lock_briefly() {
+    if let Some(mut live) = lock_live() {
         live.retain(|other| other.upgrade().is_some_and(|other| other.is_live()));
         live.push(Arc::downgrade(queue));
     }
@@ -422,7 +431,8 @@ fn register(queue: &Arc<PrefetchQueue>) {
 /// file leave them alone from now on. Tells which parts they have started, which are best read
 /// through the page cache.
 pub(crate) fn claim(file: &WeightFile, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
-    let Some(live) = lock_briefly() else {
+    let none_ever = LIVE_IN.load(Ordering::Acquire) == 0;
+    let Some(live) = (!none_ever).then(lock_live).flatten() else {
         return Vec::new();
     };
     let queues: Vec<_> = live.iter().filter_map(Weak::upgrade).collect();
@@ -435,14 +445,18 @@ pub(crate) fn claim(file: &WeightFile, ranges: &[Range<u64>]) -> Vec<Range<u64>>
 }
 
 /// The lock may have been held by another thread at a fork, and then is never released in the
-/// child: so it is not waited for. Holders have it for microseconds.
-fn lock_briefly() -> Option<std::sync::MutexGuard<'static, Vec<Weak<PrefetchQueue>>>> {
-    for _ in 0..10_000 {
-        match LIVE.try_lock() {
-            Ok(guard) => return Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => thread::yield_now(),
-        }
+/// child: there it is not waited for.
+fn lock_live() -> Option<MutexGuard<'static, Vec<Weak<PrefetchQueue>>>> {
+    let this = std::process::id();
+    let known = LIVE_IN.compare_exchange(0, this, Ordering::AcqRel, Ordering::Acquire);
+    if known.is_ok() || known == Err(this) {
+        return Some(locked(&LIVE));
     }
-    None
+    let live = match LIVE.try_lock() {
+        Ok(live) => live,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Err(TryLockError::WouldBlock) => return None,
+    };
+    LIVE_IN.store(this, Ordering::Release);
+    Some(live)
 }
