@@ -274,6 +274,21 @@ fn a_buffered_reader_that_refuses_is_an_error_that_names_it() {
 }
 
 #[test]
+fn a_buffered_reader_that_refuses_is_no_matter_where_nothing_is_for_it() {
+    let (_folder, sample) = sample();
+    let buffered = FaultyReader::new(Mechanism::BUFFERED, 0).refusing_to_run("not today");
+    let platform = Platform {
+        buffered: Arc::new(buffered),
+        ..with_direct(FaultyReader::new(Mechanism::DIRECT, 0), Residency::None)
+    };
+    // Whoever else is at work, and whenever it comes to lend a hand.
+    for _ in 0..20 {
+        let report = read(loader(platform.clone()), &sample).unwrap();
+        assert_eq!(chunks(&report), (CHUNKS, 0));
+    }
+}
+
+#[test]
 fn tiny_reads_ask_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let sample = Sample::new(folder.path(), "tiny.bin", 100_000);

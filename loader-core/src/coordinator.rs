@@ -67,15 +67,14 @@ const CANCEL_POLL: Duration = Duration::from_millis(5);
 pub(crate) fn coordinate<'scope>(
     scope: &'scope Scope<'scope, '_>,
     crew: Crew<'scope>,
+    hired: &mut Hired,
     mut feeder: Option<&mut (dyn Feeder + '_)>,
     events: &Receiver<Event>,
     total: u64,
     operation: &mut Operation<'_>,
 ) {
     let transfer = crew.transfer;
-    let mut hired = Hired::default();
-    // Workers end only when the transfer is over, so it has to be when this function is left, and
-    // before others may hire as many.
+    // Workers end only when the transfer is over, so it has to be when this function is left.
     let _stop = StopAtEnd(transfer);
     let mut feeding = feeder.is_some();
     loop {

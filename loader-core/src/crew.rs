@@ -7,7 +7,7 @@ use crate::budget::{self, Lease};
 use crate::coordinator::Queues;
 use crate::prefault::Prefault;
 use crate::transfer::Transfer;
-use crate::{Error, LoadOptions, Mechanism, Platform, Queue, Reader};
+use crate::{Error, LoadOptions, Mechanism, Platform, Queue, Reader, Refusal};
 
 /// Who does the work of one operation.
 #[derive(Clone, Copy)]
@@ -38,9 +38,9 @@ impl Hired {
             // All of them, before the first one can give up.
             crew.queues.direct.expect_readers(crew.direct_workers);
             for _ in 0..crew.direct_workers {
-                start(scope, crew.transfer, "weightloader-direct", move || {
-                    crew.read_direct()
-                });
+                let work = move || crew.read_direct();
+                let started = start(scope, crew.transfer, "weightloader-direct", work);
+                started.unwrap_or_else(|refusal| crew.queues.direct.give_up(refusal));
             }
         }
         if self.buffered.is_none() && crew.queues.buffered.waiting() > 0 {
@@ -56,9 +56,9 @@ impl Hired {
             let lease = budget::WORKERS.lease(wanted, 1, budget::most_workers());
             crew.queues.buffered.expect_readers(lease.amount());
             for _ in 0..lease.amount() {
-                start(scope, crew.transfer, "weightloader-copy", move || {
-                    crew.read_buffered()
-                });
+                let work = move || crew.read_buffered();
+                let started = start(scope, crew.transfer, "weightloader-copy", work);
+                started.unwrap_or_else(|refusal| crew.queues.buffered.give_up(refusal));
             }
             self.buffered = Some(lease);
         }
@@ -76,14 +76,18 @@ fn prefault<'scope>(scope: &'scope Scope<'scope, '_>, crew: Crew<'scope>) -> Lea
     let memory = Arc::new(Prefault::new(crew.queues.direct));
     for _ in 0..lease.amount() {
         let memory = Arc::clone(&memory);
-        start(scope, crew.transfer, "weightloader-prefault", move || {
+        let work = move || {
             // A thread that starts maps memory, which has to wait for whoever is faulting some in.
             crew.queues.direct.wait_for_first_task();
             memory.run(crew.queues.direct, &*crew.platform.memory);
             if crew.options.threads.is_none() {
                 crew.lend_a_hand();
             }
-        });
+        };
+        // The reads fault in what nobody does ahead of them.
+        if let Err(refusal) = start(scope, crew.transfer, "weightloader-prefault", work) {
+            tracing::debug!(%refusal, "memory is not faulted in ahead");
+        }
     }
     lease
 }
@@ -91,58 +95,61 @@ fn prefault<'scope>(scope: &'scope Scope<'scope, '_>, crew: Crew<'scope>) -> Lea
 /// Zeroing pages by more threads than this brings nothing: memory is busy.
 const MOST_PREFAULTERS: usize = 4;
 
-/// Starts a worker; an operation that cannot have one fails.
+/// Starts a worker, where the system has a thread for it.
 fn start<'scope>(
     scope: &'scope Scope<'scope, '_>,
     transfer: &'scope Transfer,
     name: &str,
     work: impl FnOnce() + Send + 'scope,
-) {
+) -> Result<(), Refusal> {
     let span = tracing::debug_span!("worker", name);
     let work = move || {
         let _stop = StopAtPanic(transfer);
         span.in_scope(work);
     };
-    if let Err(error) = thread::Builder::new()
+    thread::Builder::new()
         .name(name.to_owned())
         .spawn_scoped(scope, work)
-    {
-        let mechanism = Mechanism::new("worker-thread");
-        transfer.fail(Error::Unsupported {
-            mechanism,
-            reason: error.to_string(),
-        });
-    }
+        .map_err(|error| Refusal::new(Mechanism::new("worker-thread"), error.to_string()))?;
+    Ok(())
 }
 
 impl Crew<'_> {
     fn read_direct(&self) {
-        match &self.platform.direct {
-            Ok(reader) => self.read(&**reader, self.queues.direct),
-            Err(refusal) => self.queues.direct.give_up(refusal.clone()),
-        }
+        let direct = self.platform.direct.as_ref().map_err(Clone::clone);
+        let outcome = direct.and_then(|reader| self.read(&**reader, self.queues.direct));
+        outcome.unwrap_or_else(|refusal| self.queues.direct.give_up(refusal));
     }
 
-    /// One more reader serves the buffered queue, on this thread.
-    pub(crate) fn lend_a_hand(&self) {
+    /// The one reader there is serves the buffered queue, on this thread.
+    pub(crate) fn read_inline(&self) {
         self.queues.buffered.expect_readers(1);
         self.read_buffered();
     }
 
     fn read_buffered(&self) {
-        self.read(&*self.platform.buffered, self.queues.buffered);
+        let outcome = self.read(&*self.platform.buffered, self.queues.buffered);
+        outcome.unwrap_or_else(|refusal| self.queues.buffered.give_up(refusal));
     }
 
-    /// Lets `reader` serve `queue`. One that leaves before everything has landed ends the
-    /// operation, for nobody else may come for what it leaves.
-    fn read(&self, reader: &dyn Reader, queue: &Queue<'_>) {
+    /// Serves the buffered queue beside those who were hired for it, if any are: nobody counts on
+    /// it.
+    fn lend_a_hand(&self) {
+        if let Err(refusal) = self.read(&*self.platform.buffered, self.queues.buffered) {
+            tracing::debug!(%refusal, "a hand that was lent is of no use");
+        }
+    }
+
+    /// Lets `reader` serve `queue`. One that leaves before everything has landed, and does not say
+    /// why, ends the operation, for nobody else may come for what it leaves.
+    fn read(&self, reader: &dyn Reader, queue: &Queue<'_>) -> Result<(), Refusal> {
         let mechanism = reader.mechanism();
         let _span = tracing::debug_span!("read", %mechanism).entered();
-        match reader.run(queue) {
-            Err(refusal) => queue.give_up(refusal),
-            Ok(()) if self.transfer.is_over() => {}
-            Ok(()) => self.transfer.fail(Error::Abandoned { mechanism }),
+        reader.run(queue)?;
+        if !self.transfer.is_over() {
+            self.transfer.fail(Error::Abandoned { mechanism });
         }
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use tracing::span::EnteredSpan;
 
 use crate::budget::{self, Lease};
 use crate::coordinator::{Queues, coordinate};
-use crate::crew::Crew;
+use crate::crew::{Crew, Hired};
 use crate::feeder::{Events, Feeder};
 use crate::pace::Pace;
 use crate::route::{Route, TINY};
@@ -133,10 +133,20 @@ impl<'c> Run<'c> {
             let quick = total <= TINY && direct.waiting() == 0 && options.pace.is_none();
             let inline = feeder.is_none() && quick;
             if inline {
-                crew.lend_a_hand();
+                crew.read_inline();
             } else {
+                // Given back when the last worker has left.
+                let mut hired = Hired::default();
                 thread::scope(|scope| {
-                    coordinate(scope, crew, feeder, &events.1, total, &mut operation);
+                    coordinate(
+                        scope,
+                        crew,
+                        &mut hired,
+                        feeder,
+                        &events.1,
+                        total,
+                        &mut operation,
+                    );
                 });
             }
             (
