@@ -49,8 +49,7 @@ under_valgrind() {
     echo "valgrind $*"
     valgrind --quiet --error-exitcode=9 --leak-check=full \
         --show-leak-kinds=definite,indirect,possible \
-        --errors-for-leak-kinds=definite,indirect,possible \
-        --suppressions="$tests/valgrind.supp" "$@" 2>valgrind.log ||
+        --errors-for-leak-kinds=definite,indirect,possible "$@" 2>valgrind.log ||
         { cat valgrind.log; fail "valgrind: $*"; }
 }
 under_valgrind ./interface without-forks

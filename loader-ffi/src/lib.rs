@@ -6,6 +6,7 @@
 //! the Rust library's.
 
 mod boundary;
+mod own_thread;
 mod registry;
 mod sized;
 

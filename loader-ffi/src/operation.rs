@@ -7,6 +7,7 @@ use weightloader::{CancelToken, Operation};
 
 use crate::boundary::invalid;
 use crate::failure::{Failure, Result, Status};
+use crate::own_thread;
 use crate::registry;
 use crate::sized::{self, Growing};
 use crate::token::TokenHandle;
@@ -91,6 +92,7 @@ impl Asked {
         &self,
         work: impl FnOnce(Operation<'_>) -> weightloader::Result<T>,
     ) -> Result<T> {
+        own_thread::keep();
         // What the callback cancels is this operation alone; the caller's token may serve others.
         let cancel = self.token.as_ref().map(|token| token.child());
         let Some(progress) = self.options.progress else {

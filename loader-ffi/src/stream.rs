@@ -11,6 +11,7 @@ use crate::boundary::{elements, give, guarded, guarded_status, invalid, null, ou
 use crate::failure::{Failure, Result, Status};
 use crate::file::{FileHandle, memory_len};
 use crate::operation::{MemoryFlag, check_flags};
+use crate::own_thread;
 use crate::registry::{self, handle};
 use crate::report::{self, ReportHandle};
 use crate::sized::{self, Growing};
@@ -204,6 +205,7 @@ pub unsafe extern "C" fn weightloader_stream_next(
         // SAFETY: the caller's promise.
         unsafe { sized::output(part) }?;
         let streaming = find(stream)?;
+        own_thread::keep();
         let Some(filled) = streaming.stream.next()? else {
             return Ok(Status::End);
         };
