@@ -33,6 +33,7 @@ gcc -std=c11 "${strict[@]}" "$tests/interface.c" "${includes[@]}" "${static_libr
 g++ -std=c++17 "${strict[@]}" "$tests/wrappers.cpp" "${flags[@]}" -pthread -o wrappers
 g++ -std=c++17 "${strict[@]}" "${sanitizers[@]}" "$tests/wrappers.cpp" "${flags[@]}" -pthread -o wrappers-sanitized
 gcc -std=c11 "${strict[@]}" "${sanitizers[@]}" "$examples/staging_ring.c" "${flags[@]}" -o staging_ring
+gcc -std=c11 "${strict[@]}" "$tests/unload.c" "${includes[@]}" -pthread -ldl -o unload
 
 check() {
     echo "$*"
@@ -43,6 +44,7 @@ WEIGHTLOADER_STRATEGY=buffered check ./interface-static
 check ./interface-sanitized
 check ./wrappers
 check ./wrappers-sanitized
+check ./unload "$work/installed/lib/libweightloader.so"
 
 # Valgrind does not know every system call that Linux has, and says so of each.
 under_valgrind() {
