@@ -98,20 +98,51 @@ fn a_file_that_was_not_opened_for_reading_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let sample = Sample::new(folder.path(), "weights.bin", 3_000_000);
     let write_only = File::options().write(true).open(sample.path()).unwrap();
-    let file = WeightFile::from_file(write_only, sample.path()).unwrap();
-    let mut memory = vec![0; 3_000_000];
-    match weightloader::read_into(&file, .., &mut memory) {
-        Err(Error::Read { path, source, .. }) => {
-            assert_eq!(path, sample.path());
-            assert_eq!(source.raw_os_error(), Some(libc::EBADF));
+    match WeightFile::from_file(write_only, sample.path()) {
+        Err(error @ Error::Io { .. }) => {
+            let message = error.to_string();
+            assert!(message.starts_with(&sample.path().display().to_string()));
+            assert!(
+                message.contains("expected a file that is open for reading"),
+                "{message}"
+            );
         }
-        // A direct reader opens files anew, by their number, and may read what it is allowed to.
-        Ok(_) => assert!(memory == sample.bytes()),
-        Err(error) => panic!("{error}"),
+        other => panic!("expected an error of the system, got {other:?}"),
     }
-    // Files that the system makes up have no length and no bytes to load.
+}
+
+#[test]
+fn files_that_the_system_makes_up_have_no_bytes() {
     let made_up = Path::new("/proc/self/status");
     if fs::metadata(made_up).is_ok() {
         assert_eq!(WeightFile::open(made_up).unwrap().len(), 0);
     }
+}
+
+#[test]
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn a_file_that_was_opened_for_direct_reads_is_read_as_any_other() {
+    use std::os::fd::AsRawFd;
+
+    let folder = tempfile::tempdir().unwrap();
+    let sample = Sample::new(folder.path(), "weights.bin", 3_000_001);
+    let mut direct = File::options();
+    direct.read(true).custom_flags(libc::O_DIRECT);
+    let Ok(opened) = direct.open(sample.path()) else {
+        println!("skipped: this filesystem has no direct I/O");
+        return;
+    };
+    let shared = opened.try_clone().unwrap();
+    let file = WeightFile::from_file(opened, sample.path()).unwrap();
+    let mut few = [0; 8];
+    file.read_exact_at(&mut few, 3).unwrap();
+    assert_eq!(few, sample.bytes()[3..11]);
+    let mut memory = vec![0; 3_000_001];
+    weightloader::read_into(&file, .., &mut memory).unwrap();
+    assert!(memory == sample.bytes());
+    assert!(file.is_same_file(&WeightFile::open(sample.path()).unwrap()));
+    // Others who share the open file keep their direct reads.
+    // SAFETY: the descriptor is open, and the question changes nothing.
+    let flags = unsafe { libc::fcntl(shared.as_raw_fd(), libc::F_GETFL) };
+    assert_ne!(flags & libc::O_DIRECT, 0);
 }

@@ -1,6 +1,6 @@
 //! What is read: a regular file, or a blob inside a larger one.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::{Bound, Range, RangeBounds};
@@ -63,32 +63,37 @@ impl WeightFile {
                 },
             }
         })?;
-        Self::from_file(file, path)
+        let metadata = examine(&file, path)?;
+        Ok(Self::new(file, path.to_path_buf(), &metadata))
     }
 
     /// Takes an open file; `path` is its name in errors and reports.
     ///
-    /// The file must be readable. Its position is neither used nor kept.
+    /// It must be open for reading. On Linux, a file that is open for direct I/O is opened anew
+    /// without it, since small reads and warm ones go through the page cache; direct reads are
+    /// arranged beside them where they serve. Its position is neither used nor kept.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be examined, [`Error::NotRegular`] where it is not a regular
-    /// file.
+    /// [`Error::Io`] where it cannot be examined, is not open for reading or cannot be opened anew,
+    /// [`Error::NotRegular`] where it is not a regular file.
     pub fn from_file(file: File, path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
-        let metadata = match file.metadata() {
-            Ok(metadata) => metadata,
-            Err(source) => {
-                return Err(Error::Io {
-                    path,
-                    action: "examine",
-                    source,
-                });
-            }
-        };
-        check_regular(&path, &metadata)?;
+        // First of all: pipes know flags of the same names that mean something else.
+        let metadata = examine(&file, &path)?;
+        match positional::for_buffered_reads(file) {
+            Ok(file) => Ok(Self::new(file, path, &metadata)),
+            Err(source) => Err(Error::Io {
+                path,
+                action: "read through what was given",
+                source,
+            }),
+        }
+    }
+
+    fn new(file: File, path: PathBuf, metadata: &Metadata) -> Self {
         let len = metadata.len();
-        let id = FileId::of(&file, &metadata, &path);
-        Ok(Self {
+        let id = FileId::of(&file, metadata, &path);
+        Self {
             inner: Arc::new(OpenFile {
                 file,
                 path,
@@ -97,15 +102,15 @@ impl WeightFile {
             }),
             base: 0,
             len,
-        })
+        }
     }
 
     /// Takes a file that somebody else holds open, by its descriptor, or on Windows by the value of
     /// its handle, which stays theirs: a duplicate is kept. `path` is its name in errors and
     /// reports.
     ///
-    /// The descriptor must be readable and not open for direct I/O, which is arranged beside it
-    /// where it serves. Reads through a Windows handle that is open for overlapped I/O are waited for.
+    /// Everything else is as for [`from_file`](Self::from_file). Reads through a Windows handle that
+    /// is open for overlapped I/O are waited for.
     ///
     /// # Errors
     /// As [`from_file`](Self::from_file), and [`Error::Io`] where there is no such descriptor.
@@ -270,7 +275,18 @@ impl WeightFile {
     }
 }
 
-fn check_regular(path: &Path, metadata: &std::fs::Metadata) -> Result<()> {
+/// What the system says of `file`, which must be a regular one.
+fn examine(file: &File, path: &Path) -> Result<Metadata> {
+    let metadata = file.metadata().map_err(|source| Error::Io {
+        path: path.to_path_buf(),
+        action: "examine",
+        source,
+    })?;
+    check_regular(path, &metadata)?;
+    Ok(metadata)
+}
+
+fn check_regular(path: &Path, metadata: &Metadata) -> Result<()> {
     let found = if metadata.is_file() {
         return Ok(());
     } else if metadata.is_dir() {

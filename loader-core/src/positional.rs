@@ -40,6 +40,12 @@ pub(crate) unsafe fn duplicate(descriptor: isize) -> io::Result<File> {
     unsafe { system::duplicate(descriptor) }
 }
 
+/// `file`, which is a regular one, as buffered reads of any alignment need it: open for reading and
+/// not for direct I/O; where it is open for that, the same file opened anew.
+pub(crate) fn for_buffered_reads(file: File) -> io::Result<File> {
+    system::for_buffered_reads(file)
+}
+
 /// What tells two open files apart, where the system gives it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum FileId {
@@ -63,7 +69,7 @@ impl FileId {
 #[cfg(unix)]
 mod system {
     use super::{File, FileId, MaybeUninit, Metadata, Path, io};
-    use std::os::fd::{BorrowedFd, RawFd};
+    use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
     use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
     use rustix::fs::OFlags;
@@ -103,6 +109,42 @@ mod system {
         // duplicating it is a plain error.
         let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
         Ok(File::from(borrowed.try_clone_to_owned()?))
+    }
+
+    /// With it, reads pass by the page cache and must be aligned.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    const DIRECT: OFlags = OFlags::DIRECT;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    const DIRECT: OFlags = OFlags::empty();
+
+    /// With it, a descriptor names a file and reads nothing.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    const NAME_ALONE: OFlags = OFlags::PATH;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    const NAME_ALONE: OFlags = OFlags::empty();
+
+    pub(super) fn for_buffered_reads(file: File) -> io::Result<File> {
+        let flags = rustix::fs::fcntl_getfl(&file)?;
+        let mode = flags & OFlags::RWMODE;
+        let readable = mode == OFlags::RDONLY || mode == OFlags::RDWR;
+        if !readable || flags.intersects(NAME_ALONE) {
+            let message = "expected a file that is open for reading";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        if flags.intersects(DIRECT) {
+            return reopen(&file);
+        }
+        Ok(file)
+    }
+
+    /// Opens a file anew rather than taking the flag away, which would take it from whoever shares
+    /// the open file.
+    fn reopen(file: &File) -> io::Result<File> {
+        let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+        File::open(name).map_err(|error| {
+            let message = format!("it is open with O_DIRECT and cannot be opened anew: {error}");
+            io::Error::new(error.kind(), message)
+        })
     }
 
     pub(super) fn file_id(_file: &File, metadata: &Metadata, _path: &Path) -> FileId {
@@ -269,6 +311,11 @@ mod system {
         // error.
         let borrowed = unsafe { BorrowedHandle::borrow_raw(handle) };
         Ok(File::from(borrowed.try_clone_to_owned()?))
+    }
+
+    /// Handles that are not open for reading, or open without buffers, are found out by the reads.
+    pub(super) fn for_buffered_reads(file: File) -> io::Result<File> {
+        Ok(file)
     }
 
     pub(super) fn file_id(file: &File, _metadata: &Metadata, path: &Path) -> FileId {

@@ -187,8 +187,9 @@ pub unsafe extern "C" fn weightloader_open(
 }
 
 /// As weightloader_open(), for a file that the caller has open already. The descriptor stays the
-/// caller's: a duplicate is kept. Its position is neither used nor changed. It must be readable and
-/// without O_DIRECT: direct reads are arranged beside it where they serve.
+/// caller's: a duplicate is kept. Its position is neither used nor changed. It must be open for
+/// reading; where it is open with O_DIRECT, the file is opened anew without, since direct reads are
+/// arranged beside it where they serve.
 ///
 /// On Windows `descriptor` is a HANDLE, with or without FILE_FLAG_OVERLAPPED. `name` is what errors
 /// call the file; null for its number.

@@ -105,6 +105,44 @@ static void test_descriptors(void) {
     EXPECT(OK, weightloader_close(file));
 }
 
+/* Opened for something else than plain reads. */
+static void test_unfit_descriptors(void) {
+    weightloader_file *file = NULL;
+    int descriptor = open("weights", O_WRONLY);
+    CHECK(descriptor >= 0);
+    EXPECT(IO, weightloader_open_descriptor(descriptor, "mine", 0, WEIGHTLOADER_TO_END, NULL,
+                                            &file));
+    CHECK(file == NULL && strstr(weightloader_error_message(), "mine") != NULL);
+    CHECK(strstr(weightloader_error_message(), "open for reading") != NULL);
+    CHECK(close(descriptor) == 0);
+
+#ifdef O_DIRECT
+    descriptor = open("weights", O_RDONLY | O_DIRECT);
+    if (descriptor < 0) return; /* Not on every filesystem. */
+    EXPECT(OK, weightloader_open_descriptor(descriptor, NULL, 0, WEIGHTLOADER_TO_END, NULL, &file));
+    CHECK((fcntl(descriptor, F_GETFL) & O_DIRECT) != 0);
+    CHECK(close(descriptor) == 0);
+    unsigned char few[8] = {0};
+    EXPECT(OK, weightloader_read(file, 3, few, sizeof few, NULL, NULL));
+    check_bytes(few, sizeof few, 3, SEED);
+    unsigned char *all = memory(SIZE);
+    EXPECT(OK, weightloader_read(file, 0, all, SIZE, NULL, NULL));
+    check_bytes(all, SIZE, 0, SEED);
+    free(all);
+    /* What is said of direct reads is what is said where the path was given. */
+    weightloader_file *usual = open_file("weights");
+    weightloader_file_info info, usual_info;
+    WEIGHTLOADER_INIT(&info);
+    WEIGHTLOADER_INIT(&usual_info);
+    EXPECT(OK, weightloader_get_file_info(file, &info));
+    EXPECT(OK, weightloader_get_file_info(usual, &usual_info));
+    CHECK(info.direct_io == usual_info.direct_io);
+    CHECK(info.offset_alignment == usual_info.offset_alignment);
+    EXPECT(OK, weightloader_close(usual));
+    EXPECT(OK, weightloader_close(file));
+#endif
+}
+
 static void test_options(void) {
     weightloader_options options;
     weightloader_file *file = NULL;
@@ -823,6 +861,7 @@ int main(int count, char **arguments) {
     test_versions_and_names();
     test_opening();
     test_descriptors();
+    test_unfit_descriptors();
     test_options();
     test_reading();
     test_copying();
