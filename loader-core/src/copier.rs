@@ -7,7 +7,7 @@ use crossbeam::channel::unbounded;
 use crate::feeder::{Events, Feeder};
 use crate::plan;
 use crate::route::TINY;
-use crate::run::Run;
+use crate::run::{Ending, Run};
 use crate::{
     Chunk, Destination, Error, Extent, LoadOptions, Operation, Plan, Platform, Report, Result,
     WeightFile,
@@ -121,9 +121,13 @@ impl<'p> Copier<'p> {
             }
             None
         })
+        .complete()
     }
 
     /// Reads what `feeder` asks for, from `files`, of which it will want these ranges.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), but for those that come once it reads, which its ending tells.
     ///
     /// # Safety
     /// The memory of each chunk that the feeder gives stays valid for writes and untouched until
@@ -134,7 +138,7 @@ impl<'p> Copier<'p> {
         events: Events,
         feeder: &mut dyn Feeder,
         operation: Operation<'_>,
-    ) -> Result<Report> {
+    ) -> Result<Ending> {
         self.options.check()?;
         let mut run = Run::start(self, events);
         for (file, ranges) in files {
@@ -142,7 +146,7 @@ impl<'p> Copier<'p> {
             run.add_file(file, ranges, bytes)?;
         }
         run.note_usage();
-        run.execute(operation, |_| Some(feeder))
+        Ok(run.execute(operation, |_| Some(feeder)))
     }
 }
 

@@ -17,9 +17,34 @@ use crate::route::{Route, TINY};
 use crate::slabs::SLAB_BYTES;
 use crate::transfer::{Tally, Transfer};
 use crate::{
-    CachePolicy, Copier, LoadOptions, Operation, Platform, Queue, Report, Result, Strategy, Usage,
-    WeightFile,
+    CachePolicy, Copier, Error, LoadOptions, Operation, Platform, Queue, Report, Result, Strategy,
+    Usage, WeightFile,
 };
+
+/// How an operation ended.
+pub(crate) struct Ending {
+    /// What it did, up to its error if there is one.
+    pub(crate) report: Report,
+    pub(crate) error: Option<Error>,
+}
+
+impl Ending {
+    /// Of one that did nothing.
+    pub(crate) fn at_once(error: Error) -> Self {
+        Self {
+            report: Report::default(),
+            error: Some(error),
+        }
+    }
+
+    /// The report of one that reached its end.
+    pub(crate) fn complete(self) -> Result<Report> {
+        match self.error {
+            None => Ok(self.report),
+            Some(error) => Err(error),
+        }
+    }
+}
 
 /// One operation of a copier, from its preparation to its report.
 pub(crate) struct Run<'c> {
@@ -74,7 +99,7 @@ impl<'c> Run<'c> {
         self,
         mut operation: Operation<'_>,
         prepare: impl FnOnce(&Queues<'_>) -> Option<&'f mut (dyn Feeder + 'f)>,
-    ) -> Result<Report> {
+    ) -> Ending {
         let Self {
             copier,
             started,
@@ -157,18 +182,20 @@ impl<'c> Run<'c> {
         drop(in_flight);
 
         let cancelled = operation.is_cancelled();
-        let tally = transfer.outcome()?;
-        if !cancelled {
-            operation.report(landed, total);
+        let (tally, error) = transfer.outcome();
+        if error.is_none() {
+            if !cancelled {
+                operation.report(landed, total);
+            }
+            if options.cache == CachePolicy::Bypass {
+                forget(platform, &files, &routes);
+            }
+            tracing::debug!(bytes = landed, resident = resident_bytes, chunks = ?tally.chunks, "copied");
         }
-        if options.cache == CachePolicy::Bypass {
-            forget(platform, &files, &routes);
-        }
-        tracing::debug!(bytes = landed, resident = resident_bytes, chunks = ?tally.chunks, "copied");
         let after = before.map(|_| platform.system.usage()).unwrap_or_default();
         let before = before.unwrap_or_default();
         let since = |now: Option<u64>, then: Option<u64>| Some(now?.saturating_sub(then?));
-        Ok(Report {
+        let report = Report {
             bytes: landed,
             elapsed: started.elapsed(),
             strategy: options.strategy,
@@ -180,7 +207,8 @@ impl<'c> Run<'c> {
             minor_faults: since(after.minor_faults, before.minor_faults),
             major_faults: since(after.major_faults, before.major_faults),
             peak_memory: after.peak_memory,
-        })
+        };
+        Ending { report, error }
     }
 }
 

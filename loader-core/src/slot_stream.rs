@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use crate::feeder::{Events, FedChunks, Feed, Feeder};
+use crate::run::Ending;
 use crate::stream::{check_items, wanted};
 use crate::transfer::{Event, locked};
 use crate::turns::Turns;
@@ -261,9 +262,12 @@ impl SlotStream {
     /// does, for those who share it.
     pub fn stop(&self) {
         self.cancel();
-        if !self.owner.is_current() {
-            return;
+        if self.owner.is_current() {
+            self.wait_for_background();
         }
+    }
+
+    fn wait_for_background(&self) {
         // Whoever comes second waits for the lock, and so for the thread too.
         if let Some(background) = locked(&self.background).take() {
             // A panic in it is told by `next`.
@@ -271,11 +275,16 @@ impl SlotStream {
         }
     }
 
-    /// What happened, once the stream has given everything.
+    /// What happened, once the stream has given everything. Of one that failed or was stopped, what
+    /// happened until then: waits until nothing is written to its slots any more.
     #[must_use]
     pub fn report(&self) -> Option<Report> {
         if !self.owner.is_current() {
             return None;
+        }
+        let Shared { cancel, failed, .. } = &*self.shared;
+        if cancel.is_cancelled() || failed.load(Ordering::Acquire) {
+            self.wait_for_background();
         }
         locked(&self.shared.report).clone()
     }
@@ -351,12 +360,11 @@ impl Background {
         // `SlotStream::start`), whose end waits for this thread; a slot is used for one part at a
         // time, and by the caller only between landing and release.
         let outcome = unsafe { copier.feed(&wanted, events, &mut feeder, operation) };
-        match outcome {
-            Ok(report) => {
-                *locked(&self.shared.report) = Some(report);
-                self.shared.complete.store(true, Ordering::Release);
-            }
-            Err(error) => {
+        let Ending { report, error } = outcome.unwrap_or_else(Ending::at_once);
+        *locked(&self.shared.report) = Some(report);
+        match error {
+            None => self.shared.complete.store(true, Ordering::Release),
+            Some(error) => {
                 // Before the error goes to whoever comes first, so that others know why there is no
                 // more. Nobody may be listening any more.
                 self.shared.failed.store(true, Ordering::Release);

@@ -10,6 +10,7 @@ use std::thread;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use crate::feeder::{Events, FedChunks, Feed, Feeder};
+use crate::run::Ending;
 use crate::transfer::{Event, locked};
 use crate::turns::Turns;
 use crate::{
@@ -296,7 +297,7 @@ impl Background {
         // SAFETY: every group's memory is held by the group itself until its last piece has
         // landed, and by `landing` until then too; nobody else gets at it before.
         let outcome = unsafe { copier.feed(&wanted, events, &mut feeder, operation) };
-        match outcome {
+        match outcome.and_then(Ending::complete) {
             Ok(report) => *locked(&self.shared.report) = Some(report),
             Err(error) => {
                 // Nobody may be listening any more.

@@ -165,17 +165,15 @@ impl Transfer {
         self.landed.load(Ordering::Acquire)
     }
 
-    /// Takes the outcome: the error that stopped it, cancellation, or what the report will say.
-    pub(crate) fn outcome(self) -> Result<Tally, Error> {
-        if let Some(error) = into_inner(self.failure) {
-            return Err(error);
-        }
+    /// Takes the outcome: what the report will say, and the error that stopped it, of which
+    /// cancellation is one.
+    pub(crate) fn outcome(self) -> (Tally, Option<Error>) {
         let complete = self.outstanding.into_inner() == 0;
-        if complete {
-            Ok(into_inner(self.tally))
-        } else {
-            Err(Error::Cancelled)
-        }
+        let cancelled = (!complete).then_some(Error::Cancelled);
+        (
+            into_inner(self.tally),
+            into_inner(self.failure).or(cancelled),
+        )
     }
 
     /// Wakes readers that wait for work.

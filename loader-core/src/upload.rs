@@ -156,7 +156,7 @@ impl Upload<'_> {
         // SAFETY: the slots' memory is valid and untouched by `Slot::new`'s contract, until they
         // are submitted, which happens when their group has landed, or until `upload` is left,
         // which happens after `feed` has returned.
-        unsafe { copier.feed(&wanted, unbounded(), &mut feeder, operation) }
+        unsafe { copier.feed(&wanted, unbounded(), &mut feeder, operation) }?.complete()
     }
 }
 

@@ -984,8 +984,9 @@ enum weightloader_status weightloader_stream_release(const weightloader_stream *
 enum weightloader_status weightloader_stream_cancel(const weightloader_stream *stream);
 
 /**
- * Tells how a stream went, once weightloader_stream_next() has said that this is the end. Free the
- * report by weightloader_report_free().
+ * Tells how a stream went, once weightloader_stream_next() has said that this is the end. Of one
+ * that failed or was cancelled, it tells of what had landed by then, and waits until nothing is
+ * written to its slots any more. Free the report by weightloader_report_free().
  *
  * Threads: any, at any time, several on the same handle too.
  *

@@ -244,8 +244,9 @@ pub extern "C" fn weightloader_stream_cancel(stream: *const StreamHandle) -> Sta
     })
 }
 
-/// Tells how a stream went, once weightloader_stream_next() has said that this is the end. Free the
-/// report by weightloader_report_free().
+/// Tells how a stream went, once weightloader_stream_next() has said that this is the end. Of one
+/// that failed or was cancelled, it tells of what had landed by then, and waits until nothing is
+/// written to its slots any more. Free the report by weightloader_report_free().
 ///
 /// Threads: any, at any time, several on the same handle too.
 ///

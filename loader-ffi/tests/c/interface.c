@@ -530,6 +530,13 @@ static void test_streaming(void) {
     EXPECT(OK, weightloader_stream_next(stream, &part));
     EXPECT(OK, weightloader_stream_cancel(stream));
     EXPECT(CANCELLED, weightloader_stream_next(stream, &part));
+    weightloader_report *until_then = NULL;
+    weightloader_report_info landed;
+    WEIGHTLOADER_INIT(&landed);
+    EXPECT(OK, weightloader_stream_report(stream, &until_then));
+    EXPECT(OK, weightloader_get_report_info(until_then, &landed));
+    CHECK(landed.bytes >= part.size && landed.bytes < 4 * MEBIBYTE && landed.mechanisms > 0);
+    EXPECT(OK, weightloader_report_free(until_then));
     EXPECT(OK, weightloader_stream_close(stream));
 
     EXPECT(INVALID_ARGUMENT, weightloader_stream_open(NULL, 0, slots, SLOTS, NULL, &stream));
