@@ -872,7 +872,7 @@ enum weightloader_status weightloader_prefetch(const weightloader_file *file,
  * As weightloader_prefetch(), for what lies behind `length` bytes of mapped memory at `address`:
  * of a mapping made by weightloader_map(), or on Linux of any mapping of one file, whoever made
  * it. The memory itself is never touched, and need not stay mapped. Anything else is
- * WEIGHTLOADER_STATUS_UNSUPPORTED.
+ * WEIGHTLOADER_STATUS_UNSUPPORTED, but no bytes are no work, wherever they are.
  *
  * Threads: any, at any time.
  *
@@ -935,7 +935,8 @@ enum weightloader_status weightloader_job_detach(weightloader_job *job);
 
 /**
  * Starts to read `ranges` through `slots` in the background. Ranges that are longer than a slot
- * come in parts; empty ones do not come at all. Close it by weightloader_stream_close().
+ * come in parts; empty ones do not come at all, and where there are none the stream is at its end.
+ * Close it by weightloader_stream_close().
  *
  * What the file of the first range was opened with goes for all; `options` may be null.
  *

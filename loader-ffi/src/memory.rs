@@ -113,7 +113,7 @@ pub(crate) fn behind(address: usize, length: usize) -> Result<Option<(Arc<OpenFi
             .checked_add(length)
             .filter(|end| *end <= mapping.len())?;
         let found = range.start + within as u64..range.start + end as u64;
-        (length > 0).then(|| (Arc::clone(opened), found))
+        Some((Arc::clone(opened), found))
     })
 }
 

@@ -35,7 +35,7 @@ pub enum CachePolicy {
 /// How a file is read; zero everywhere is the best for most. The environment may overrule it:
 /// `WEIGHTLOADER_STRATEGY`, `WEIGHTLOADER_CACHE`, `WEIGHTLOADER_THREADS`, and so on.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// sizeof(weightloader_options).
     pub struct_size: usize,
@@ -64,7 +64,7 @@ unsafe impl Growing for Options {
 }
 
 /// Options that were read from the caller.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Chosen(Options);
 
 impl Chosen {

@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use weightloader::core::OwnerProcess;
-use weightloader::{Loader, Prefetch};
+use weightloader::{Loader, Prefetch, PrefetchOutcome};
 
 use crate::boundary::{give, guarded, invalid, output};
 use crate::failure::{Result, Status};
@@ -21,7 +21,7 @@ handle!(
     "weightloader_job"
 );
 
-/// A prefetch, until somebody ends it.
+/// A prefetch, until somebody ends it, or nothing that was left to do from the beginning.
 #[derive(Debug)]
 pub(crate) struct Job {
     owner: OwnerProcess,
@@ -29,10 +29,11 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    fn new(prefetch: Prefetch) -> Self {
+    /// `None` is a job with nothing to do.
+    fn new(prefetch: Option<Prefetch>) -> Self {
         Self {
             owner: OwnerProcess::current(),
-            prefetch: Mutex::new(Some(prefetch)),
+            prefetch: Mutex::new(prefetch),
         }
     }
 
@@ -97,7 +98,7 @@ pub unsafe extern "C" fn weightloader_prefetch(
         let opened = registry::find(file)?;
         let end = opened.end(offset, length)?;
         let prefetch = opened.loader.prefetch(&opened.file, offset..end)?;
-        let handle = registry::issue(Job::new(prefetch))?;
+        let handle = registry::issue(Job::new(Some(prefetch)))?;
         // SAFETY: the caller's promise.
         unsafe { give(job, handle, "job") }
     })
@@ -106,7 +107,7 @@ pub unsafe extern "C" fn weightloader_prefetch(
 /// As weightloader_prefetch(), for what lies behind `length` bytes of mapped memory at `address`:
 /// of a mapping made by weightloader_map(), or on Linux of any mapping of one file, whoever made
 /// it. The memory itself is never touched, and need not stay mapped. Anything else is
-/// WEIGHTLOADER_STATUS_UNSUPPORTED.
+/// WEIGHTLOADER_STATUS_UNSUPPORTED, but no bytes are no work, wherever they are.
 ///
 /// Threads: any, at any time.
 ///
@@ -123,13 +124,20 @@ pub unsafe extern "C" fn weightloader_prefetch_address(
         if address.addr().checked_add(length).is_none() {
             return Err(invalid("the range reaches beyond all addresses"));
         }
-        let prefetch = match memory::behind(address.addr(), length)? {
-            Some((opened, range)) => opened.loader.prefetch(&opened.file, range)?,
-            None => Loader::new()?.prefetch_mapped(address.cast(), length)?,
+        let prefetch = match length {
+            0 => None,
+            _ => Some(prefetch_behind(address, length)?),
         };
         let handle = registry::issue(Job::new(prefetch))?;
         // SAFETY: the caller's promise.
         unsafe { give(job, handle, "job") }
+    })
+}
+
+fn prefetch_behind(address: *const c_void, length: usize) -> Result<Prefetch> {
+    Ok(match memory::behind(address.addr(), length)? {
+        Some((opened, range)) => opened.loader.prefetch(&opened.file, range)?,
+        None => Loader::new()?.prefetch_mapped(address.cast(), length)?,
     })
 }
 
@@ -194,11 +202,11 @@ pub unsafe extern "C" fn weightloader_job_wait(
             // SAFETY: the caller's promise.
             unsafe { sized::output(outcome) }?;
         }
-        let Some(prefetch) = Job::end(job)? else {
-            return Ok(());
+        let done = match Job::end(job)? {
+            None => PrefetchOutcome::default(),
+            // SAFETY: the caller's promise.
+            Some(prefetch) => unsafe { asked.run(|operation| prefetch.wait(operation)) }?,
         };
-        // SAFETY: the caller's promise.
-        let done = unsafe { asked.run(|operation| prefetch.wait(operation)) }?;
         if outcome.is_null() {
             return Ok(());
         }

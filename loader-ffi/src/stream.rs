@@ -11,6 +11,7 @@ use crate::boundary::{elements, give, guarded, guarded_status, invalid, null, ou
 use crate::failure::{Failure, Result, Status};
 use crate::file::{FileHandle, memory_len};
 use crate::operation::{MemoryFlag, check_flags};
+use crate::options::Chosen;
 use crate::own_thread;
 use crate::registry::{self, handle};
 use crate::report::{self, ReportHandle};
@@ -104,7 +105,8 @@ fn find(handle: *const StreamHandle) -> Result<Arc<Streaming>> {
 }
 
 /// Starts to read `ranges` through `slots` in the background. Ranges that are longer than a slot
-/// come in parts; empty ones do not come at all. Close it by weightloader_stream_close().
+/// come in parts; empty ones do not come at all, and where there are none the stream is at its end.
+/// Close it by weightloader_stream_close().
 ///
 /// What the file of the first range was opened with goes for all; `options` may be null.
 ///
@@ -143,17 +145,17 @@ pub unsafe extern "C" fn weightloader_stream_open(
 /// # Safety
 /// As [`weightloader_stream_open`].
 unsafe fn open(ranges: &[Range], slots: &[Slot], options: &StreamOptions) -> Result<Streaming> {
-    let [first, ..] = ranges else {
-        return Err(invalid("a stream needs at least one range"));
-    };
     let order = match options.as_landed {
         0 => StreamOrder::Asked,
         1 => StreamOrder::Landed,
         other => return Err(invalid(format!("as_landed is {other}, expected 0 or 1"))),
     };
     check_flags(options.memory_flags)?;
-    let first = registry::find(first.file)?;
-    let loader = first.chosen.paced_loader(options.bytes_per_second, order)?;
+    let chosen = match ranges {
+        [] => Chosen::default(),
+        [first, ..] => registry::find(first.file)?.chosen,
+    };
+    let loader = chosen.paced_loader(options.bytes_per_second, order)?;
     let (mut files, mut items): (Vec<_>, Vec<_>) = (Vec::new(), Vec::new());
     let mut last = None;
     for range in ranges {

@@ -441,6 +441,26 @@ static void test_prefetching(void) {
     EXPECT(BAD_HANDLE, weightloader_job_detach(job));
 }
 
+static void test_prefetching_nothing(void) {
+    weightloader_file *file = open_file("weights");
+    for (int how = 0; how < 3; how++) {
+        weightloader_job *job = NULL;
+        bool done = false;
+        uint64_t settled = 77, total = 77;
+        if (how == 0)
+            EXPECT(OK, weightloader_prefetch(file, SIZE, 0, &job));
+        else
+            EXPECT(OK, weightloader_prefetch_address(how == 1 ? NULL : &job, 0, &job));
+        EXPECT(OK, weightloader_job_progress(job, &settled, &total));
+        CHECK(settled == 0 && total == 0);
+        while (!done)
+            EXPECT(OK, weightloader_job_done(job, &done));
+        finish(job, 0);
+    }
+    EXPECT(NULL_POINTER, weightloader_prefetch_address(NULL, 0, NULL));
+    EXPECT(OK, weightloader_close(file));
+}
+
 static void test_streaming(void) {
     enum { SLOTS = 4, SLOT = 256 * 1024 };
     weightloader_file *files[2] = {open_file("weights"), open_file("more weights")};
@@ -539,7 +559,20 @@ static void test_streaming(void) {
     EXPECT(OK, weightloader_report_free(until_then));
     EXPECT(OK, weightloader_stream_close(stream));
 
-    EXPECT(INVALID_ARGUMENT, weightloader_stream_open(NULL, 0, slots, SLOTS, NULL, &stream));
+    /* Nothing to read: the end comes at once. */
+    weightloader_range nothing[2] = {{files[0], 5, 0}, {files[1], 0, 0}};
+    for (size_t count = 0; count <= 2; count += 2) {
+        weightloader_report *report = NULL;
+        EXPECT(OK, weightloader_stream_open(count > 0 ? nothing : NULL, count, slots, SLOTS, NULL,
+                                            &stream));
+        EXPECT(END, weightloader_stream_next(stream, &part));
+        EXPECT(OK, weightloader_stream_report(stream, &report));
+        EXPECT(OK, weightloader_get_report_info(report, &landed));
+        CHECK(landed.bytes == 0);
+        EXPECT(OK, weightloader_report_free(report));
+        EXPECT(OK, weightloader_stream_close(stream));
+    }
+
     EXPECT(INVALID_ARGUMENT, weightloader_stream_open(ranges, RANGES, NULL, 0, NULL, &stream));
     EXPECT(NULL_POINTER, weightloader_stream_open(ranges, RANGES, slots, SLOTS, NULL, NULL));
     EXPECT(NULL_POINTER, weightloader_stream_open(NULL, 1, slots, SLOTS, NULL, &stream));
@@ -874,6 +907,7 @@ int main(int count, char **arguments) {
     test_copying();
     test_memory();
     test_prefetching();
+    test_prefetching_nothing();
     test_streaming();
     test_checkpoints();
     test_truncation();
