@@ -32,7 +32,7 @@ gcc -std=c11 "${strict[@]}" "${sanitizers[@]}" "$tests/interface.c" "${flags[@]}
 gcc -std=c11 "${strict[@]}" "$tests/interface.c" "${includes[@]}" "${static_libraries[@]}" -pthread -o interface-static
 g++ -std=c++17 "${strict[@]}" "$tests/wrappers.cpp" "${flags[@]}" -pthread -o wrappers
 g++ -std=c++17 "${strict[@]}" "${sanitizers[@]}" "$tests/wrappers.cpp" "${flags[@]}" -pthread -o wrappers-sanitized
-gcc -std=c11 "${strict[@]}" "${sanitizers[@]}" "$examples/staging_ring.c" "${flags[@]}" -o staging_ring
+gcc -std=c99 "${strict[@]}" "${sanitizers[@]}" "$examples/staging_ring.c" "${flags[@]}" -o staging_ring
 gcc -std=c11 "${strict[@]}" "$tests/unload.c" "${includes[@]}" -pthread -ldl -o unload
 
 check() {

@@ -13,6 +13,8 @@
  * copies asynchronously; an event tells that it has done with a buffer. Here a "device" of plain
  * memory copies a buffer two submissions after it was handed over.
  */
+#define _POSIX_C_SOURCE 200112L /* posix_memalign */
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,9 +102,8 @@ int main(int count, char **arguments) {
      * that were not released; after weightloader_stream_close() they are ours again. */
     weightloader_slot buffers[BUFFERS];
     for (int index = 0; index < BUFFERS; index++) {
-        buffers[index].memory = aligned_alloc(4096, BUFFER_SIZE);
+        if (posix_memalign(&buffers[index].memory, 4096, BUFFER_SIZE) != 0) abort();
         buffers[index].size = BUFFER_SIZE;
-        if (buffers[index].memory == NULL) abort();
     }
     weightloader_stream *stream = NULL;
     if (weightloader_stream_open(ranges, info.tensors, buffers, BUFFERS, NULL, &stream) !=
