@@ -17,6 +17,7 @@ strict=(-Wall -Wextra -Werror -pedantic -g -O1)
 sanitizers=(-fsanitize="address,undefined" -fno-sanitize-recover=all)
 read -ra flags < <(pkg-config --cflags --libs weightloader)
 static=$(pkg-config --static --libs weightloader)
+read -ra all_static <<<"$static"
 read -ra static_libraries <<<"${static/-lweightloader/-l:libweightloader.a}"
 read -ra includes < <(pkg-config --cflags weightloader)
 tests=$root/loader-ffi/tests/c
@@ -30,6 +31,8 @@ done
 gcc -std=c11 "${strict[@]}" "$tests/interface.c" "${flags[@]}" -pthread -o interface
 gcc -std=c11 "${strict[@]}" "${sanitizers[@]}" "$tests/interface.c" "${flags[@]}" -pthread -o interface-sanitized
 gcc -std=c11 "${strict[@]}" "$tests/interface.c" "${includes[@]}" "${static_libraries[@]}" -pthread -o interface-static
+# glibc warns of what it would load all the same, of which the library calls nothing.
+gcc -static -std=c11 "${strict[@]}" "$tests/interface.c" "${includes[@]}" "${all_static[@]}" -pthread -o interface-alone
 g++ -std=c++17 "${strict[@]}" "$tests/wrappers.cpp" "${flags[@]}" -pthread -o wrappers
 g++ -std=c++17 "${strict[@]}" "${sanitizers[@]}" "$tests/wrappers.cpp" "${flags[@]}" -pthread -o wrappers-sanitized
 gcc -std=c99 "${strict[@]}" "${sanitizers[@]}" "$examples/staging_ring.c" "${flags[@]}" -o staging_ring
@@ -41,6 +44,7 @@ check() {
 }
 check ./interface
 WEIGHTLOADER_STRATEGY=buffered check ./interface-static
+check ./interface-alone
 check ./interface-sanitized
 check ./wrappers
 check ./wrappers-sanitized
