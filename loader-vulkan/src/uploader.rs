@@ -167,8 +167,10 @@ impl VulkanUploader {
     }
 
     /// The barriers with which a queue of the family that the buffers were released to acquires
-    /// them, after waiting for [`ready`](Self::ready); none where they were not released. How they
-    /// will be accessed is left to be filled in, at first any reading.
+    /// them, each whole part that [`buffers`](Self::buffers) tells, after waiting for
+    /// [`ready`](Self::ready); none where they were not released. Their source stages are those
+    /// that wait; their destination stages and how the weights will be accessed are the caller's to
+    /// fill in, the latter at first any reading.
     #[must_use]
     pub fn acquire_barriers(&self) -> Vec<vk::BufferMemoryBarrier<'static>> {
         let barriers = match (self.ready, self.released_family()) {
@@ -176,7 +178,11 @@ impl VulkanUploader {
             _ => Vec::new(),
         };
         let acquire = |barrier: vk::BufferMemoryBarrier<'static>| {
-            barrier.dst_access_mask(vk::AccessFlags::MEMORY_READ)
+            // What was written is available by the release; whatever an acquire says of it is
+            // ignored, but has to suit its stages where these come with each barrier.
+            barrier
+                .src_access_mask(vk::AccessFlags::empty())
+                .dst_access_mask(vk::AccessFlags::MEMORY_READ)
         };
         barriers.into_iter().map(acquire).collect()
     }
