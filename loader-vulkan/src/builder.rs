@@ -108,7 +108,7 @@ impl VulkanUploaderBuilder {
     pub fn build(self) -> Result<VulkanUploader> {
         self.check()?;
         let (device, own) = own_device::open()?;
-        Ok(VulkanUploader::with(self, Gpu::new(device, Some(own))))
+        self.build_with(Gpu::new(device, Some(own)))
     }
 
     /// An uploader on a device of the caller's.
@@ -117,7 +117,12 @@ impl VulkanUploaderBuilder {
     /// [`Error::InvalidOption`].
     pub fn build_on(self, device: SharedDevice) -> Result<VulkanUploader> {
         self.check()?;
-        Ok(VulkanUploader::with(self, Gpu::new(device, None)))
+        self.build_with(Gpu::new(device, None))
+    }
+
+    fn build_with(self, gpu: Gpu) -> Result<VulkanUploader> {
+        self.check_family(&gpu)?;
+        Ok(VulkanUploader::with(self, gpu))
     }
 
     fn check(&self) -> Result<()> {
@@ -130,6 +135,18 @@ impl VulkanUploaderBuilder {
             value: format!("{slots} slots of {slot_bytes} bytes"),
             expected: "1 to 4096 slots of multiples of 4096 bytes, from 8192 on",
         })
+    }
+
+    /// Barriers may name no others than families of the device.
+    fn check_family(&self, gpu: &Gpu) -> Result<()> {
+        match self.release_to {
+            Some(family) if family >= gpu.queue_families() => Err(Error::InvalidOption {
+                option: "release_to",
+                value: format!("family {family} of {}", gpu.queue_families()),
+                expected: "a queue family of the device",
+            }),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -101,6 +101,14 @@ impl Gpu {
         }
     }
 
+    /// How many families of queues the device has.
+    pub(crate) fn queue_families(&self) -> u32 {
+        let (instance, device) = (&self.instance, self.physical_device);
+        // SAFETY: the physical device belongs to the instance.
+        let found = unsafe { instance.get_physical_device_queue_family_properties(device) };
+        u32::try_from(found.len()).unwrap_or(u32::MAX)
+    }
+
     /// Whether the device works in the host's memory.
     pub(crate) fn shares_host_memory(&self) -> bool {
         matches!(
