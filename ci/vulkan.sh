@@ -10,7 +10,7 @@ output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 VK_INSTANCE_LAYERS=VK_LAYER_KHRONOS_validation \
     cargo test --workspace --all-features --locked \
-    --test vulkan --test upload --test faults --test order --test forked \
+    --test vulkan --test upload --test faults --test order --test ownership --test forked \
     -- --nocapture --skip the_validation_layers_see_what_is_wrong 2>&1 | tee "$output"
 ! grep -q "Validation Error\|Validation Warning" "$output" || fail "invalid use of Vulkan"
 ! grep -q "skipped: .*Vulkan" "$output" || fail "a Vulkan device was not found"

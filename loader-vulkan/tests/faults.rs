@@ -247,15 +247,11 @@ fn share_failing(
     succeeding: usize,
     failure: vk::Result,
 ) -> SharedDevice {
-    let functions = machine.instance.fp_v1_0();
-    let handle = machine.device.handle();
-    // SAFETY: the device is alive and the name terminated.
-    let original = unsafe { (functions.get_device_proc_addr)(handle, function.name.as_ptr()) };
-    ORIGINAL.set(original);
+    ORIGINAL.set(machine.device_function(function.name));
     SUCCEEDING.set(succeeding);
     FAILURE.set(failure);
     // SAFETY: the replacement is of the function's type.
-    unsafe { machine.share_with(function.name, function.replacement) }
+    unsafe { machine.share_with(&[(function.name, function.replacement)]) }
 }
 
 /// Uploads until the function fails for the first time after each number of calls, and checks that

@@ -241,48 +241,6 @@ fn what_is_not_enabled_is_not_used() {
 }
 
 #[test]
-fn buffers_released_to_another_family_come_with_barriers() {
-    let _watchdog = Watchdog::over("an upload for another queue family");
-    let Some(machine) = Machine::open() else {
-        return;
-    };
-    let weights = Weights::new(&[vec![(0, 100_000)], vec![]], Placement::File);
-    // To its own family nothing is handed over.
-    let builder = VulkanUploader::builder().way(Way::Staged);
-    let mut uploader = builder
-        .release_to(machine.family)
-        .build_on(machine.share())
-        .unwrap();
-    weights.upload(&mut uploader, Operation::new()).unwrap();
-    assert!(uploader.acquire_barriers().is_empty());
-    machine.assert_clean();
-
-    // SAFETY: the physical device belongs to the instance.
-    let families = unsafe {
-        machine
-            .instance
-            .get_physical_device_queue_family_properties(machine.physical_device)
-    };
-    if families.len() < 2 {
-        println!("skipped: the device has one family of queues");
-        return;
-    }
-    let builder = VulkanUploader::builder().way(Way::Staged).without_waiting();
-    let mut uploader = builder.release_to(1).build_on(machine.share()).unwrap();
-    weights.upload(&mut uploader, Operation::new()).unwrap();
-    let barriers = uploader.acquire_barriers();
-    assert_eq!(barriers.len(), 1, "none for a buffer of no bytes");
-    assert_eq!(
-        (
-            barriers[0].src_queue_family_index,
-            barriers[0].dst_queue_family_index
-        ),
-        (machine.family, 1)
-    );
-    machine.assert_clean();
-}
-
-#[test]
 fn options_that_make_no_sense_are_errors() {
     for (slots, bytes) in [(0, 8192), (4097, 8192), (1, 4096), (1, 8193), (1, 0)] {
         let outcome = VulkanUploader::builder().ring(slots, bytes).build();

@@ -15,7 +15,7 @@ const VALIDATION: &CStr = c"VK_LAYER_KHRONOS_validation";
 
 /// A device with one queue.
 pub(crate) struct Machine {
-    _entry: ash::Entry,
+    entry: ash::Entry,
     pub(crate) instance: ash::Instance,
     pub(crate) physical_device: vk::PhysicalDevice,
     pub(crate) device: ash::Device,
@@ -148,7 +148,7 @@ impl Machine {
         // SAFETY: the structure is valid.
         let pool = unsafe { device.create_command_pool(&info, None) }.unwrap();
         Ok(Self {
-            _entry: entry,
+            entry,
             instance,
             physical_device,
             device,
@@ -165,34 +165,58 @@ impl Machine {
 
     /// The device as a runtime shares it: with everything enabled, and its queue locked.
     pub(crate) fn share(&self) -> SharedDevice {
-        self.share_as(self.device.clone())
+        self.share_as(self.instance.clone(), self.device.clone())
     }
 
-    /// The same whose function `name` is another.
+    /// The same, some of whose functions, and of its instance's, are others.
     ///
     /// # Safety
-    /// The replacement has the signature of the function.
+    /// Each replacement has the signature of the function that it is named after.
     pub(crate) unsafe fn share_with(
         &self,
-        name: &CStr,
-        replacement: *const c_void,
+        replacements: &[(&CStr, *const c_void)],
     ) -> SharedDevice {
-        let functions = self.instance.fp_v1_0();
-        let handle = self.device.handle();
-        let load = |wanted: &CStr| {
-            if wanted == name {
-                return replacement;
-            }
-            // SAFETY: the device is alive and the name is terminated.
-            let found = unsafe { (functions.get_device_proc_addr)(handle, wanted.as_ptr()) };
-            found.map_or(std::ptr::null(), |found| found as *const c_void)
+        let replacement = |wanted: &CStr| {
+            let mut replacements = replacements.iter();
+            replacements.find(|(name, _)| *name == wanted)
+        };
+        let load = |wanted: &CStr| match replacement(wanted) {
+            Some((_, replacement)) => *replacement,
+            None => address(self.device_function(wanted)),
         };
         // SAFETY: each pointer is that of the function asked for, or behaves like it.
-        self.share_as(unsafe { ash::Device::load_with(load, handle) })
+        let device = unsafe { ash::Device::load_with(load, self.device.handle()) };
+        let load = |wanted: &CStr| match replacement(wanted) {
+            Some((_, replacement)) => *replacement,
+            None => address(self.instance_function(wanted)),
+        };
+        // SAFETY: as above.
+        let instance = unsafe { ash::Instance::load_with(load, self.instance.handle()) };
+        self.share_as(instance, device)
     }
 
-    fn share_as(&self, device: ash::Device) -> SharedDevice {
-        let (instance, physical_device) = (self.instance.clone(), self.physical_device);
+    /// The driver's own function of the device.
+    pub(crate) fn device_function(&self, name: &CStr) -> vk::PFN_vkVoidFunction {
+        let functions = self.instance.fp_v1_0();
+        // SAFETY: the device is alive and the name terminated.
+        unsafe { (functions.get_device_proc_addr)(self.device.handle(), name.as_ptr()) }
+    }
+
+    fn instance_function(&self, name: &CStr) -> vk::PFN_vkVoidFunction {
+        let handle = self.instance.handle();
+        // SAFETY: the instance is alive and the name terminated.
+        unsafe { self.entry.get_instance_proc_addr(handle, name.as_ptr()) }
+    }
+
+    /// What the driver tells of its families of queues.
+    pub(crate) fn families(&self) -> Vec<vk::QueueFamilyProperties> {
+        let (instance, device) = (&self.instance, self.physical_device);
+        // SAFETY: the physical device belongs to the instance.
+        unsafe { instance.get_physical_device_queue_family_properties(device) }
+    }
+
+    fn share_as(&self, instance: ash::Instance, device: ash::Device) -> SharedDevice {
+        let physical_device = self.physical_device;
         // SAFETY: the handles belong together and outlive the test's uploaders.
         let shared = unsafe {
             SharedDevice::new(instance, physical_device, device, self.queue, self.family)
@@ -388,6 +412,11 @@ impl Machine {
         let complaints = self.complaints();
         assert!(complaints.is_empty(), "{}", complaints.join("\n\n"));
     }
+}
+
+/// A function's address; null where there is none.
+fn address(function: vk::PFN_vkVoidFunction) -> *const c_void {
+    function.map_or(std::ptr::null(), |function| function as *const c_void)
 }
 
 impl Drop for Machine {
