@@ -65,9 +65,20 @@ impl VulkanUploaderBuilder {
         self
     }
 
-    /// Releases the buffers to this queue family once they are staged, where it is not that of the
-    /// uploader's queue. Whoever uses them acquires them by
-    /// [`VulkanUploader::acquire_barriers`].
+    /// Releases the buffers to this queue family, which is one of the device's, after the last copy
+    /// into them: where they are staged to, by a queue of another family. Whoever uses them first
+    /// acquires them by [`VulkanUploader::acquire_barriers`].
+    ///
+    /// Buffers that are imported or filled in place are not released, and there is nothing to
+    /// acquire: the host alone has written to them, no queue has. Those made here are for whichever
+    /// family uses them first, with what they hold; mapped ones of the caller's stay with the family
+    /// that owns them, if one does. So says the Vulkan specification: a resource of
+    /// `VK_SHARING_MODE_EXCLUSIVE` is owned by no queue family when it is made, and by the first
+    /// that uses it from then on ([Resource Sharing Mode]); what the host wrote before work is
+    /// submitted, that work sees, on any queue ([Host Write Ordering Guarantees]).
+    ///
+    /// [Resource Sharing Mode]: https://docs.vulkan.org/spec/latest/chapters/resources.html#resources-sharing
+    /// [Host Write Ordering Guarantees]: https://docs.vulkan.org/spec/latest/chapters/synchronization.html#synchronization-submission-host-writes
     pub fn release_to(mut self, queue_family: u32) -> Self {
         self.release_to = Some(queue_family);
         self
@@ -90,7 +101,9 @@ impl VulkanUploaderBuilder {
     /// upload is over and the device has done with it (see [`VulkanUploader::ready`]; once it was
     /// aborted, or the uploader was dropped, it has) they live, and nobody else uses the parts.
     /// Buffers that are not shared between queue families belong to that of the uploader's queue,
-    /// or hold nothing of value in these parts.
+    /// or hold nothing of value in these parts; where they are released
+    /// ([`release_to`](Self::release_to)), they are not shared between families, since nothing may
+    /// be handed over then.
     pub unsafe fn buffers(
         mut self,
         buffers: impl FnMut(&[usize]) -> Result<Vec<BufferSlice>, String> + Send + 'static,
@@ -104,7 +117,7 @@ impl VulkanUploaderBuilder {
     ///
     /// # Errors
     /// [`Error::Unsupported`] where there is no Vulkan library, driver or device;
-    /// [`Error::InvalidOption`].
+    /// [`Error::InvalidOption`], also for a queue family to release to that the device does not have.
     pub fn build(self) -> Result<VulkanUploader> {
         self.check()?;
         let (device, own) = own_device::open()?;
@@ -114,7 +127,7 @@ impl VulkanUploaderBuilder {
     /// An uploader on a device of the caller's.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`].
+    /// [`Error::InvalidOption`], also for a queue family to release to that the device does not have.
     pub fn build_on(self, device: SharedDevice) -> Result<VulkanUploader> {
         self.check()?;
         self.build_with(Gpu::new(device, None))

@@ -160,7 +160,8 @@ impl VulkanUploader {
     }
 
     /// What must be waited for before the weights may be used; `None` where nothing must: they were
-    /// not staged. An upload that waits has waited for it already.
+    /// not staged, and whatever is submitted after the upload sees them. An upload that waits has
+    /// waited for it already.
     #[must_use]
     pub fn ready(&self) -> Option<Ready> {
         self.ready
@@ -445,6 +446,7 @@ impl Uploader for VulkanUploader {
         // still on its way is waited for by `abort`, by the next upload, or when this is dropped.
         let way = self.going.take().ok_or_else(nothing_under_way)?;
         let Some(ring) = self.ring.as_mut().filter(|_| way == Way::Staged) else {
+            // No queue has used the buffers, so none of this family's is to be released.
             return Ok(());
         };
         if let Some(to) = to {
