@@ -1,5 +1,6 @@
 //! The one error type of the workspace.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -77,13 +78,13 @@ pub enum Error {
         file_len: u64,
     },
 
-    /// A header does not hold what its format says.
-    #[error("{}: at offset {offset}: {message}", path.display())]
+    /// A header does not hold what its format says, or a folder no checkpoint.
+    #[error("{}: {}{message}", path.display(), Place(*offset))]
     Format {
         /// The file.
         path: PathBuf,
-        /// Where in the file, in bytes; zero where the whole file is meant.
-        offset: u64,
+        /// Where in the file, in bytes; `None` where the whole file or folder is meant.
+        offset: Option<u64>,
         /// What was expected and what was found.
         message: String,
     },
@@ -167,4 +168,16 @@ pub enum Error {
         /// What happened.
         message: String,
     },
+}
+
+/// `at offset 7: `, where there is one.
+struct Place(Option<u64>);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(offset) => write!(f, "at offset {offset}: "),
+            None => Ok(()),
+        }
+    }
 }

@@ -127,11 +127,13 @@ impl From<Error> for Failure {
                 failure.system_code = source.raw_os_error().unwrap_or(0);
             }
             Error::NotRegular { path, .. } => failure.path = Some(c_path(path)),
-            Error::UnexpectedEof { path, offset, .. }
-            | Error::OutOfBounds { path, offset, .. }
-            | Error::Format { path, offset, .. } => {
+            Error::UnexpectedEof { path, offset, .. } | Error::OutOfBounds { path, offset, .. } => {
                 failure.path = Some(c_path(path));
                 failure.offset = Some(*offset);
+            }
+            Error::Format { path, offset, .. } => {
+                failure.path = Some(c_path(path));
+                failure.offset = *offset;
             }
             _ => {}
         }

@@ -2,18 +2,15 @@
 
 use std::path::Path;
 
-use loader_core::{Error, Result};
+use loader_core::Result;
 
 use crate::Checkpoint;
+use crate::error::whole_error;
 
 fn needs(feature: &str, path: Option<&Path>) -> Result<Checkpoint> {
-    Err(Error::Format {
-        path: path.unwrap_or(Path::new("")).to_path_buf(),
-        offset: 0,
-        message: format!(
-            "this was built without the feature \"{feature}\", which reads such files"
-        ),
-    })
+    let message =
+        format!("this was built without the feature \"{feature}\", which reads such files");
+    Err(whole_error(path.unwrap_or(Path::new("")), message))
 }
 
 #[cfg(not(feature = "safetensors"))]

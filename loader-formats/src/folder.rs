@@ -1,6 +1,5 @@
 //! Which checkpoint a folder holds.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use loader_core::{Error, Result, WeightFile};
@@ -9,6 +8,7 @@ use loader_core::{Error, Result, WeightFile};
 use crate::disabled::gguf;
 #[cfg(not(feature = "safetensors"))]
 use crate::disabled::safetensors;
+use crate::error::whole_error;
 #[cfg(feature = "gguf")]
 use crate::gguf;
 #[cfg(feature = "safetensors")]
@@ -26,7 +26,7 @@ pub(crate) fn open(folder: &Path, options: &OpenOptions) -> Result<Checkpoint> {
         return safetensors::open_index(index, options);
     }
     match (&*listing.safetensors, &*listing.gguf) {
-        ([], []) => Err(refuse(
+        ([], []) => Err(whole_error(
             folder,
             "the folder has no .safetensors or .gguf files",
         )),
@@ -121,7 +121,7 @@ fn check_complete(folder: &Path, shards: &[PathBuf]) -> Result<()> {
         {
             let missing = set[0].sibling(missing);
             let message = format!("the shard {} is missing", missing.display());
-            return Err(refuse(folder, message));
+            return Err(whole_error(folder, message));
         }
     }
     Ok(())
@@ -129,16 +129,8 @@ fn check_complete(folder: &Path, shards: &[PathBuf]) -> Result<()> {
 
 fn ambiguous(folder: &Path, one: &Path, other: &Path) -> Error {
     let (one, other) = (one.display(), other.display());
-    refuse(
+    whole_error(
         folder,
         format_args!("which one is meant, {one} or {other}? Give its path"),
     )
-}
-
-fn refuse(folder: &Path, message: impl fmt::Display) -> Error {
-    Error::Format {
-        path: folder.to_path_buf(),
-        offset: 0,
-        message: message.to_string(),
-    }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use loader_core::{Result, WeightFile};
 
 use crate::checkpoint::Index;
-use crate::error::{Quoted, format_error};
+use crate::error::{Quoted, format_error, whole_error};
 use crate::{Checkpoint, Format, TensorInfo};
 
 /// What the header of one file says.
@@ -25,7 +25,7 @@ pub(crate) fn join(format: Format, parts: Vec<(WeightFile, Header)>) -> Result<C
     let mut metadata = BTreeMap::new();
     for (file, header) in parts {
         let number = u32::try_from(files.len())
-            .map_err(|_| format_error(&file, 0, "more files than can be numbered"))?;
+            .map_err(|_| whole_error(file.path(), "more files than can be numbered"))?;
         if number == 0 {
             // The usual case of a single file needs no second copy of a long list.
             (tensors, metadata) = (header.tensors, header.metadata);
@@ -64,11 +64,8 @@ fn by_place(a: &TensorInfo, b: &TensorInfo) -> Ordering {
 /// Places of the tensors by name, which must differ.
 fn by_name(files: &[WeightFile], tensors: &[TensorInfo]) -> Result<Vec<u32>> {
     let count = u32::try_from(tensors.len()).map_err(|_| {
-        format_error(
-            &files[0],
-            0,
-            format_args!("{} tensors are too many", tensors.len()),
-        )
+        let message = format_args!("{} tensors are too many", tensors.len());
+        whole_error(files[0].path(), message)
     })?;
     let mut places: Vec<u32> = (0..count).collect();
     let tensor = |place: u32| &tensors[place as usize];

@@ -191,7 +191,9 @@ mod tests {
             let reader = || HeaderReader::new(&file, 0, file.len());
             let complaint = |parsed| match parsed {
                 Err(Error::Format {
-                    offset, message, ..
+                    offset: Some(offset),
+                    message,
+                    ..
                 }) => Some((message, offset)),
                 other => {
                     assert!(other.is_ok(), "{other:?}");

@@ -36,7 +36,6 @@ mod checkpoint;
 #[cfg(not(all(feature = "safetensors", feature = "gguf")))]
 mod disabled;
 mod dtype;
-#[cfg(any(feature = "safetensors", feature = "gguf"))]
 mod error;
 mod folder;
 #[cfg(feature = "gguf")]

@@ -189,6 +189,9 @@ fn folders_that_leave_a_question_are_refused() {
     ] {
         let folder = folder(files);
         refused(folder.path(), folder.path(), message);
+        // A folder has no offsets.
+        let error = Checkpoint::open(folder.path()).unwrap_err().to_string();
+        assert!(!error.contains("offset"), "{error}");
     }
 }
 

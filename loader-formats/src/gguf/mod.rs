@@ -8,7 +8,7 @@ use loader_core::{Result, WeightFile};
 
 pub(crate) use split::open_split;
 
-use crate::error::format_error;
+use crate::error::whole_error;
 use crate::join::join;
 use crate::{Checkpoint, Format, OpenOptions};
 
@@ -22,7 +22,7 @@ pub(crate) fn open(file: WeightFile, options: &OpenOptions) -> Result<Checkpoint
                 "this is part {} of {} of a split file; open its path to have them all",
                 part.number, part.count
             );
-            Err(format_error(&file, 0, message))
+            Err(whole_error(file.path(), message))
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use loader_core::{Error, Result, WeightFile};
 
 use super::header::{self, Part};
-use crate::error::format_error;
+use crate::error::whole_error;
 use crate::join::{Header, join};
 use crate::shard_name::ShardName;
 use crate::{Checkpoint, Format, OpenOptions};
@@ -24,7 +24,7 @@ pub(crate) fn open_split(file: WeightFile, options: &OpenOptions) -> Result<Chec
                 number = part.number,
                 count = part.count
             );
-            format_error(&file, 0, message)
+            whole_error(file.path(), message)
         })?;
     let mut given = Some((file, header));
     let mut parts = Vec::new();
@@ -48,11 +48,10 @@ fn open_part(
 ) -> Result<(WeightFile, Header)> {
     let file = WeightFile::open(&path).map_err(|error| match error {
         Error::Io { path, source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            Error::Format {
-                message: format!("this part of {} is missing", given.count),
-                path,
-                offset: 0,
-            }
+            whole_error(
+                &path,
+                format_args!("this part of {} is missing", given.count),
+            )
         }
         other => other,
     })?;
@@ -64,7 +63,7 @@ fn open_part(
     if part != Some(expected) {
         let found = part.map_or_else(|| "no part".to_owned(), |part| part.to_string());
         let message = format!("expected {expected}, found {found}");
-        return Err(format_error(&file, 0, message));
+        return Err(whole_error(file.path(), message));
     }
     Ok((file, header))
 }
@@ -81,7 +80,7 @@ fn check_sum(parts: &[(WeightFile, Header)], part: Part) -> Result<()> {
                 "split.tensors.count is {expected}, the {} parts have {found} tensors",
                 part.count
             );
-            Err(format_error(&parts[0].0, 0, message))
+            Err(whole_error(parts[0].0.path(), message))
         }
         _ => Ok(()),
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use loader_core::{Error, Result, WeightFile};
 use serde_core::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 
-use crate::error::{Quoted, format_error};
+use crate::error::{Quoted, whole_error};
 use crate::header::HeaderReader;
 use crate::{Checkpoint, OpenOptions, json};
 
@@ -37,7 +37,7 @@ pub(crate) fn open_index(path: &Path, options: &OpenOptions) -> Result<Checkpoin
             {
                 let (tensor, shard) = (Quoted(tensor), Quoted(shard));
                 let message = format!("the tensor {tensor} is said to be in {shard}, and is not");
-                return Err(format_error(&file, 0, message));
+                return Err(whole_error(file.path(), message));
             }
         }
     }
@@ -51,18 +51,22 @@ fn read(file: &WeightFile, options: &OpenOptions) -> Result<Shards> {
             file.len(),
             options.header_limit
         );
-        return Err(format_error(file, 0, message));
+        return Err(whole_error(file.path(), message));
     }
     let mut shards = None;
     let mut reader = HeaderReader::new(file, 0, file.len());
     json::parse(&mut reader, IndexSeed(&mut shards))?;
-    let mut shards = shards
-        .ok_or_else(|| format_error(file, 0, "an index has a \"weight_map\", this one has none"))?;
+    let mut shards = shards.ok_or_else(|| {
+        whole_error(
+            file.path(),
+            "an index has a \"weight_map\", this one has none",
+        )
+    })?;
     for tensors in shards.values_mut() {
         tensors.sort_unstable();
         if let Some(pair) = tensors.windows(2).find(|pair| pair[0] == pair[1]) {
             let message = format!("the tensor {} appears twice", Quoted(&pair[0]));
-            return Err(format_error(file, 0, message));
+            return Err(whole_error(file.path(), message));
         }
     }
     Ok(shards)
@@ -76,7 +80,7 @@ fn check_name(index: &WeightFile, name: &str) -> Result<()> {
         let name = Quoted(name);
         let message =
             format!("{name} cannot be a shard: expected the name of a file in this folder");
-        return Err(format_error(index, 0, message));
+        return Err(whole_error(index.path(), message));
     }
     Ok(())
 }
@@ -86,7 +90,7 @@ fn missing(error: Error, index: &WeightFile, name: &str) -> Error {
     match error {
         Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
             let message = format!("the shard {} is not in this folder", Quoted(name));
-            format_error(index, 0, message)
+            whole_error(index.path(), message)
         }
         other => other,
     }

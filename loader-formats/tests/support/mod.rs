@@ -128,7 +128,9 @@ pub(crate) fn open_named(name: &str, bytes: &[u8], options: &OpenOptions) -> Res
 }
 
 /// The path, offset and message of a format error.
-pub(crate) fn format_error(result: Result<Checkpoint>) -> (std::path::PathBuf, u64, String) {
+pub(crate) fn format_error(
+    result: Result<Checkpoint>,
+) -> (std::path::PathBuf, Option<u64>, String) {
     match result {
         Err(Error::Format {
             path,
