@@ -597,7 +597,7 @@ fn lying_gguf_headers_are_refused() {
                 .key(b"general.alignment", 10, &(1_u64 << 63).to_le_bytes())
                 .tensor(b"a", &[1], 24, 0)
                 .with_data(64),
-            "the file of 160 bytes ends before",
+            "9223372036854775808..9223372036854775809 of the file, which ends after 160",
         ),
         (
             "alignment beyond the file",
@@ -605,7 +605,7 @@ fn lying_gguf_headers_are_refused() {
                 .u32("general.alignment", 1 << 31)
                 .tensor(b"a", &[1], 24, 0)
                 .with_data(64),
-            "ends before",
+            "2147483648..2147483649 of the file, which ends after 160",
         ),
         // One tensor.
         (
@@ -617,6 +617,11 @@ fn lying_gguf_headers_are_refused() {
             "many dimensions",
             new().tensor(b"a", &[1; 9], 0, 0).with_data(32),
             "9 dimensions are claimed",
+        ),
+        (
+            "more dimensions than ggml has",
+            new().tensor(b"a", &[1; 5], 24, 0).with_data(32),
+            "5 dimensions are claimed, at most 4 are read",
         ),
         (
             "a removed type",
@@ -671,7 +676,7 @@ fn lying_gguf_headers_are_refused() {
         (
             "one byte short",
             new().tensor(b"a", &[8], 0, 0).with_data(31),
-            "ends before; was it cut short?",
+            "spans bytes 64..96 of the file, which ends after 95; was it cut short?",
         ),
         // Tensors among each other.
         (
@@ -697,6 +702,36 @@ fn lying_gguf_headers_are_refused() {
                 .tensor(b"a", &[9], 0, 0)
                 .with_data(64),
             "the tensors \"a\" and \"b\" overlap",
+        ),
+        (
+            "hole",
+            new()
+                .tensor(b"a", &[1], 24, 0)
+                .tensor(b"b", &[1], 24, 64)
+                .with_data(100),
+            "no tensor covers the 63 bytes before \"b\"",
+        ),
+        (
+            "hole after whole blocks",
+            new()
+                .tensor(b"b", &[32], 24, 64)
+                .tensor(b"a", &[32], 24, 0)
+                .with_data(96),
+            "no tensor covers the 32 bytes before \"b\"",
+        ),
+        (
+            "hole at the start",
+            new().tensor(b"a", &[1], 24, 32).with_data(64),
+            "no tensor covers the 32 bytes before \"a\"",
+        ),
+        (
+            "hole that a tensor without bytes lies in",
+            new()
+                .tensor(b"a", &[1], 24, 0)
+                .tensor(b"e", &[0], 24, 32)
+                .tensor(b"b", &[1], 24, 64)
+                .with_data(100),
+            "no tensor covers the 63 bytes before \"b\"",
         ),
         // Parts.
         (
@@ -737,6 +772,17 @@ fn lying_gguf_headers_are_refused() {
             bytes.len()
         );
     }
+}
+
+#[test]
+fn a_tensor_that_is_cut_short_is_told_with_its_entry() {
+    let gguf = Gguf::new()
+        .tensor(b"first", &[2, 2], 0, 0)
+        .tensor(b"second", &[8], 0, 32);
+    let entry = gguf.header().windows(6).position(|name| name == b"second");
+    let (_, offset, _) = format_error(open(&gguf.with_data(63)));
+    // The entry begins with the length of its name.
+    assert_eq!(offset, entry.map(|name| name as u64 - 8));
 }
 
 #[test]
@@ -813,7 +859,7 @@ fn offsets_count_from_the_start_of_the_file_on_disk() {
 
 #[test]
 fn what_the_formats_allow_is_accepted() {
-    // Padding, holes in GGUF, tensors without bytes anywhere, keys unknown today.
+    // Padding, tensors of GGUF in any order, those without bytes anywhere, keys unknown today.
     for (name, bytes, tensors) in [
         ("padded", safetensors("{}   ", 0), 0),
         (
@@ -850,10 +896,10 @@ fn what_the_formats_allow_is_accepted() {
             1,
         ),
         (
-            "gap",
+            "padded in any order",
             Gguf::new()
-                .tensor(b"a", &[1], 24, 0)
                 .tensor(b"b", &[1], 24, 64)
+                .tensor(b"a", &[33], 24, 0)
                 .with_data(100),
             2,
         ),

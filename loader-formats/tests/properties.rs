@@ -88,7 +88,10 @@ fn gguf() -> impl Strategy<Value = Vec<u8>> {
     let key = ("[a-z.]{0,12}", 0_u32..14, vec(any::<u8>(), 0..24));
     let name = "[a-z.]{0,6}";
     let shape = vec(0_u64..70, 0..5);
-    let tensor = (name, shape, 0_u32..44, 0_u64..8);
+    // Where it lies beyond the end of those before, in alignments: mostly nowhere.
+    let beyond = prop_oneof![9 => Just(0_u64), 1 => 1_u64..3];
+    let kind = prop_oneof![3 => Just(24_u32), 1 => 0_u32..44];
+    let tensor = (name, shape, kind, beyond);
     let alignment = prop::sample::select(&[1_u32, 8, 32, 64][..]);
     (vec(key, 0..3), vec(tensor, 0..5), alignment, 0_usize..4000).prop_map(
         |(keys, tensors, alignment, data)| {
@@ -105,13 +108,13 @@ fn gguf() -> impl Strategy<Value = Vec<u8>> {
                 };
                 gguf = gguf.key(key.as_bytes(), kind, &value);
             }
-            for (name, shape, kind, offset) in tensors {
-                gguf = gguf.tensor(
-                    name.as_bytes(),
-                    &shape,
-                    kind,
-                    offset * u64::from(alignment) * 8,
-                );
+            let alignment = u64::from(alignment);
+            let mut end = 0_u64;
+            for (name, shape, kind, beyond) in tensors {
+                let start = end.next_multiple_of(alignment) + beyond * alignment;
+                gguf = gguf.tensor(name.as_bytes(), &shape, kind, start);
+                // Right for those of one byte an element, which most are.
+                end = start + shape.iter().product::<u64>();
             }
             gguf.with_data(data)
         },

@@ -25,8 +25,8 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 /// The most keys. Files have some dozens.
 const MOST_KEYS: u64 = 1 << 16;
 
-/// The most dimensions of a tensor. ggml has 4.
-const MOST_DIMENSIONS: u32 = 8;
+/// The most dimensions of a tensor: those of ggml (`GGML_MAX_DIMS`), which reads no more either.
+const MOST_DIMENSIONS: u32 = 4;
 
 /// The fewest bytes of a key: its length, the type of the value, and a value of one byte.
 const SMALLEST_KEY: u64 = 8 + 4 + 1;
@@ -173,25 +173,65 @@ fn read_tensors(
     alignment: u64,
 ) -> Result<Vec<TensorInfo>> {
     check_room(reader, count, SMALLEST_TENSOR, "tensors")?;
+    let mut entry = reader.position();
     let mut tensors = Vec::new();
     for _ in 0..count {
         tensors.push(read_tensor(reader, file.len(), alignment)?);
     }
     // The offsets count from here, which is known only now.
-    let data_start = reader.position().checked_next_multiple_of(alignment);
+    let data_start = reader
+        .position()
+        .checked_next_multiple_of(alignment)
+        .unwrap_or(u64::MAX);
     for tensor in &mut tensors {
         let range = tensor.range();
-        let moved = data_start.and_then(|start| tensor.move_by(start));
+        let moved = tensor.move_by(data_start);
         if moved.is_none() || tensor.range().end > file.len() {
+            let on_disk = |offset: u64| file.base().saturating_add(offset);
             let message = format!(
-                "the tensor {} spans bytes {range:?} after the header, the file of {} bytes ends before; was it cut short?",
+                "the tensor {} spans bytes {}..{} of the file, which ends after {}; was it cut short?",
                 Quoted(tensor.name()),
-                file.len()
+                on_disk(data_start.saturating_add(range.start)),
+                on_disk(data_start.saturating_add(range.end)),
+                on_disk(file.len()),
             );
-            return Err(reader.error(message));
+            return Err(reader.error_at(entry, message));
         }
+        entry += entry_bytes(tensor);
     }
+    tensors.sort_unstable_by_key(|tensor| (tensor.range().start, tensor.range().end));
+    check_gaps(reader, &tensors, data_start, alignment)?;
     Ok(tensors)
+}
+
+/// Bytes that the header has of a tensor.
+fn entry_bytes(tensor: &TensorInfo) -> u64 {
+    SMALLEST_TENSOR + tensor.name().len() as u64 + 8 * tensor.shape().len() as u64
+}
+
+/// Checks that before and between tensors, given by offset, lie no bytes but those that alignment
+/// asks for: ggml's own reader refuses others, which nobody would look at.
+fn check_gaps(
+    reader: &HeaderReader<'_>,
+    tensors: &[TensorInfo],
+    data_start: u64,
+    alignment: u64,
+) -> Result<()> {
+    let mut end = data_start;
+    for tensor in tensors.iter().filter(|tensor| tensor.bytes() > 0) {
+        let start = tensor.range().start;
+        let padded = end.checked_next_multiple_of(alignment);
+        if padded.is_some_and(|padded| start > padded) {
+            let message = format!(
+                "no tensor covers the {} bytes before {}; a GGUF file has no holes beyond what pads to multiples of {alignment}",
+                start - end,
+                Quoted(tensor.name()),
+            );
+            return Err(reader.error_at(end, message));
+        }
+        end = end.max(tensor.range().end);
+    }
+    Ok(())
 }
 
 /// Reads one tensor, its range counted from the end of the header.
@@ -246,7 +286,7 @@ fn range(
     match offset.checked_add(bytes) {
         Some(end) if end <= file_len => Ok((dtype, offset..end)),
         _ => Err(format!(
-            "{bytes} bytes at {offset} after the header are claimed, the file has {file_len}; was it cut short?"
+            "{bytes} bytes that begin {offset} after the header are claimed, more than the whole file of {file_len} holds; was it cut short?"
         )),
     }
 }
