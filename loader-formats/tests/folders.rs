@@ -251,7 +251,7 @@ fn lying_indexes_are_refused() {
         ),
         (
             br#"{"weight_map":{"a":"one.safetensors","a":"one.safetensors"}}"#.to_vec(),
-            "\"a\" appears twice",
+            "the tensor \"a\" appears twice in weight_map",
         ),
         (
             br#"{"weight_map":{"a":"one.safetensors"}"#.to_vec(),
@@ -284,7 +284,7 @@ fn lying_indexes_are_refused() {
     refused(
         folder.path(),
         &folder.path().join(INDEX),
-        "said to be in \"two.safetensors\", and is not",
+        "the tensor \"a\" appears twice in weight_map",
     );
 }
 

@@ -56,20 +56,23 @@ fn read(file: &WeightFile, options: &OpenOptions) -> Result<Shards> {
     let mut shards = None;
     let mut reader = HeaderReader::new(file, 0, file.len());
     json::parse(&mut reader, IndexSeed(&mut shards))?;
-    let mut shards = shards.ok_or_else(|| {
-        whole_error(
-            file.path(),
-            "an index has a \"weight_map\", this one has none",
-        )
+    let shards = shards.ok_or_else(|| {
+        let message = "an index has a \"weight_map\", this one has none";
+        whole_error(file.path(), message)
     })?;
-    for tensors in shards.values_mut() {
-        tensors.sort_unstable();
-        if let Some(pair) = tensors.windows(2).find(|pair| pair[0] == pair[1]) {
-            let message = format!("the tensor {} appears twice", Quoted(&pair[0]));
-            return Err(whole_error(file.path(), message));
-        }
-    }
+    check_names(file, &shards)?;
     Ok(shards)
+}
+
+/// Checks that no tensor is promised twice, be it by one shard or by two.
+fn check_names(file: &WeightFile, shards: &Shards) -> Result<()> {
+    let mut names: Vec<&str> = shards.values().flatten().map(|name| &**name).collect();
+    names.sort_unstable();
+    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        let message = format!("the tensor {} appears twice in weight_map", Quoted(pair[0]));
+        return Err(whole_error(file.path(), message));
+    }
+    Ok(())
 }
 
 /// Refuses names that lead out of the folder of the index: an index from elsewhere must not make
