@@ -20,6 +20,10 @@ fn read_every_way(file: &WeightFile, expected: &[u8]) {
     for platform in platforms {
         for strategy in [Strategy::Auto, Strategy::Direct, Strategy::Buffered] {
             for cache in [CachePolicy::Auto, CachePolicy::Keep, CachePolicy::Bypass] {
+                if (strategy, cache) == (Strategy::Direct, CachePolicy::Keep) {
+                    // Refused: it would not keep.
+                    continue;
+                }
                 let what = format!("{} {strategy:?} {cache:?}", platform.name);
                 let builder = Loader::builder().platform(platform.clone());
                 let loader = builder.strategy(strategy).cache(cache).build().unwrap();

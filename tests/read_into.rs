@@ -103,7 +103,11 @@ fn options() -> impl Strategy<Value = Options> {
                 machine,
                 warmth,
                 strategy,
-                cache,
+                cache: match (strategy, cache) {
+                    // Refused: it would not keep.
+                    (Reading::Direct, CachePolicy::Keep) => CachePolicy::Auto,
+                    _ => cache,
+                },
                 chunk_bytes,
                 threads,
                 queue_depth,

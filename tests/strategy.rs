@@ -321,6 +321,12 @@ fn nothing_is_read_twice() {
 #[test]
 fn options_that_make_no_sense_are_named() {
     for (builder, option) in [
+        (
+            Loader::builder()
+                .strategy(Strategy::Direct)
+                .cache(CachePolicy::Keep),
+            "cache",
+        ),
         (Loader::builder().threads(0), "threads"),
         (Loader::builder().threads(1025), "threads"),
         (Loader::builder().queue_depth(0), "queue depth"),

@@ -238,7 +238,7 @@ enum CacheName {
     /// Whatever is fastest now.
     #[default]
     Auto,
-    /// The weights end up cached, so that the next start is warm.
+    /// The weights end up cached, so that the next start is warm. Not with --strategy direct.
     Keep,
     /// Weights that were not cached before are not cached afterwards.
     Bypass,

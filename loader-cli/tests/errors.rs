@@ -117,6 +117,15 @@ fn values_that_make_no_sense_are_refused() {
         let message = place.error(&["load", text(&path), option, value]);
         assert!(message.contains("expected"), "{message}");
     }
+    let message = place.error(&[
+        "load",
+        text(&path),
+        "--strategy",
+        "direct",
+        "--cache",
+        "keep",
+    ]);
+    assert!(message.contains("which caches nothing"), "{message}");
     for arguments in [
         &["load", "--threads", "many"][..],
         &["load", "--chunk", "some"],

@@ -146,6 +146,11 @@ fn the_environment_overrules_the_command_line() {
     let ended = support::Ended::from(command.output().unwrap());
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.contains("WEIGHTLOADER_STRATEGY"), "{ended:?}");
+    command.env("WEIGHTLOADER_STRATEGY", "direct");
+    command.env("WEIGHTLOADER_CACHE", "keep");
+    let ended = support::Ended::from(command.output().unwrap());
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("which caches nothing"), "{ended:?}");
 }
 
 #[test]

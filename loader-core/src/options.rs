@@ -13,7 +13,8 @@ pub enum Strategy {
     /// Resident bytes through the page cache, cold ones past it, each where it is fastest.
     #[default]
     Auto,
-    /// All bytes past the page cache; an error where the file does not allow it.
+    /// All bytes past the page cache; an error where the file does not allow it. It caches nothing,
+    /// so that [`CachePolicy::Keep`] is refused beside it.
     Direct,
     /// All bytes through the page cache.
     Buffered,
@@ -53,7 +54,8 @@ pub enum CachePolicy {
     /// Whatever is fastest now; where direct I/O serves, the page cache stays as it was.
     #[default]
     Auto,
-    /// The bytes read end up cached, so that the next start is warm.
+    /// The bytes read end up cached, so that the next start is warm. Not with
+    /// [`Strategy::Direct`], which reads past the cache.
     Keep,
     /// Bytes that were not cached before are not cached afterwards.
     ///
@@ -173,7 +175,17 @@ impl LoadOptions {
         }
     }
 
-    /// Checks that every option makes sense.
+    /// Checks that every option makes sense, by itself and beside the others.
+    ///
+    /// ```
+    /// use loader_core::{CachePolicy, LoadOptions, Strategy};
+    /// let mut options = LoadOptions::default();
+    /// options.cache = CachePolicy::Keep;
+    /// assert!(options.check().is_ok());
+    /// // Nothing read past the page cache ends up in it.
+    /// options.strategy = Strategy::Direct;
+    /// assert!(options.check().is_err());
+    /// ```
     ///
     /// # Errors
     /// [`Error::InvalidOption`] naming the one that does not.
@@ -185,6 +197,10 @@ impl LoadOptions {
                 expected,
             })
         };
+        if (self.strategy, self.cache) == (Strategy::Direct, CachePolicy::Keep) {
+            let expected = "auto or bypass with the strategy direct, which caches nothing";
+            return invalid("cache", self.cache.to_string(), expected);
+        }
         if let Some(threads @ (0 | 1025..)) = self.threads {
             return invalid("threads", threads.to_string(), "1 to 1024");
         }

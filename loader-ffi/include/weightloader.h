@@ -171,7 +171,8 @@ typedef enum weightloader_cache {
      */
     WEIGHTLOADER_CACHE_AUTO = 0,
     /**
-     * The bytes read end up cached, so that the next start is warm.
+     * The bytes read end up cached, so that the next start is warm. Refused where all reads are to
+     * go past the cache.
      */
     WEIGHTLOADER_CACHE_KEEP = 1,
     /**

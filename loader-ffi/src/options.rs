@@ -26,7 +26,8 @@ pub enum Strategy {
 pub enum CachePolicy {
     /// Whatever is fastest now; where direct reads serve, the cache stays as it was.
     Auto = 0,
-    /// The bytes read end up cached, so that the next start is warm.
+    /// The bytes read end up cached, so that the next start is warm. Refused where all reads are to
+    /// go past the cache.
     Keep = 1,
     /// What was not cached before is not cached afterwards.
     Bypass = 2,
