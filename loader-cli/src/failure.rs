@@ -31,8 +31,15 @@ impl Failure {
         }
     }
 
-    /// Whether whoever reads the output has enough: nothing to complain about.
+    /// Whether whoever reads the output has enough, as `head` does: nothing to complain about, and no
+    /// failure either. Elsewhere a signal ends a program then, without a word.
     pub(crate) fn is_broken_pipe(&self) -> bool {
-        matches!(self, Self::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe)
+        match self {
+            // Files that are pipes: /dev/stdout, or one with a name.
+            Self::Stdout(error) | Self::File { source: error, .. } => {
+                error.kind() == io::ErrorKind::BrokenPipe
+            }
+            _ => false,
+        }
     }
 }

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
     let started = log::start(recorder.clone());
     match started.and_then(|()| run(&arguments.command, recorder.as_ref(), &output)) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
         Err(failure) => {
             output.fail(&failure);
             ExitCode::FAILURE
@@ -62,13 +63,45 @@ fn refuse(error: &clap::Error) -> ExitCode {
         error.kind(),
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
     );
-    // Where nobody reads it, nothing is lost.
-    let _ = error.print();
-    if !help && std::env::args_os().any(|argument| argument == "--json") {
-        let rendered = error.render().to_string();
-        let first = rendered.lines().next().unwrap_or_default();
-        let message = first.strip_prefix("error: ").unwrap_or(first);
-        Output::new(true).fail_as_json(message);
+    let printed = error.print().map_err(Failure::Stdout);
+    if !help {
+        // What could not be printed, the exit status tells.
+        if std::env::args_os().any(|argument| argument == "--json") {
+            let message = in_one_line(&error.render().to_string());
+            Output::new(true).fail_as_json(&message);
+        }
+    } else if let Err(failure) = printed {
+        if !failure.is_broken_pipe() {
+            Output::new(false).fail(&failure);
+            return ExitCode::FAILURE;
+        }
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// What is wrong, without the usage and the advice that follow after an empty line.
+fn in_one_line(rendered: &str) -> String {
+    let mut lines = rendered
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    let details: Vec<&str> = lines.collect();
+    let message = format!("{first} {}", details.join(", "));
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    message.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_one_line;
+
+    #[test]
+    fn what_is_missing_belongs_to_the_line() {
+        let rendered = "error: these are missing:\n  --output <OUT>\n  <PATH>\n\nUsage: x\n";
+        let expected = "these are missing: --output <OUT>, <PATH>";
+        assert_eq!(in_one_line(rendered), expected);
+        assert_eq!(in_one_line("error: wrong\n"), "wrong");
+        assert_eq!(in_one_line(""), "");
+    }
 }

@@ -1,7 +1,7 @@
 //! Where results go: for people, and for programs.
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
 
@@ -36,17 +36,18 @@ impl Output {
     }
 
     /// A line, or several, for people.
-    pub(crate) fn say(&self, text: impl Display) {
-        // Where nobody reads it, nothing is lost.
-        let _ = if self.stdout_is_taken {
-            writeln!(io::stderr(), "{text}")
-        } else {
-            writeln!(io::stdout(), "{text}")
-        };
+    fn say(&self, text: impl Display) -> Result<(), Failure> {
+        if self.stdout_is_taken {
+            // Beside the result, which has standard output.
+            self.note(text);
+            return Ok(());
+        }
+        to_stdout(|stdout| writeln!(stdout, "{text}"))
     }
 
     /// A remark for people that is no result.
     pub(crate) fn note(&self, text: impl Display) {
+        // Where nobody reads it, nothing is lost.
         let _ = writeln!(io::stderr(), "{text}");
     }
 
@@ -56,25 +57,18 @@ impl Output {
         result: &T,
         lines: impl FnOnce(&T) -> String,
     ) -> Result<(), Failure> {
-        self.say(lines(result));
+        self.say(lines(result))?;
         if !self.json {
             return Ok(());
         }
-        let mut line = serde_json::to_string(result)
-            .map_err(|error| Failure::Message(format!("cannot write the result: {error}")))?;
-        line.push('\n');
-        let mut stdout = io::stdout().lock();
-        stdout
-            .write_all(line.as_bytes())
-            .and_then(|()| stdout.flush())
-            .map_err(Failure::Stdout)
+        to_stdout(|stdout| {
+            serde_json::to_writer(&mut *stdout, result)?;
+            writeln!(stdout)
+        })
     }
 
     /// Tells why the command failed.
     pub(crate) fn fail(&self, failure: &Failure) {
-        if failure.is_broken_pipe() {
-            return;
-        }
         self.note(format_args!("error: {failure}"));
         if self.json {
             self.fail_as_json(&failure.to_string());
@@ -83,6 +77,15 @@ impl Output {
 
     /// Tells programs why the command failed.
     pub(crate) fn fail_as_json(&self, message: &str) {
+        // The exit status tells it where this cannot.
         let _ = writeln!(io::stdout(), "{}", serde_json::json!({ "error": message }));
     }
+}
+
+/// Writes to standard output, all of it: what is lost there is an error.
+fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    write(&mut stdout)
+        .and_then(|()| stdout.flush())
+        .map_err(Failure::Stdout)
 }
