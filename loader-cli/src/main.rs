@@ -6,6 +6,7 @@ mod cache;
 mod commands;
 mod drawing;
 mod failure;
+mod listing;
 mod log;
 mod mapped;
 mod output;

@@ -45,6 +45,17 @@ impl Output {
         to_stdout(|stdout| writeln!(stdout, "{text}"))
     }
 
+    /// Lines for people alone, however many, written as they are made.
+    pub(crate) fn list(
+        &self,
+        lines: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        if self.stdout_is_taken {
+            return Ok(());
+        }
+        to_stdout(lines)
+    }
+
     /// A remark for people that is no result.
     pub(crate) fn note(&self, text: impl Display) {
         // Where nobody reads it, nothing is lost.

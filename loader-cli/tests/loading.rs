@@ -205,6 +205,25 @@ fn info_lists_every_tensor_where_it_lies() {
 }
 
 #[test]
+fn info_shows_people_a_row_for_each_tensor_however_long_its_name() {
+    let place = Place::new();
+    let long = "long".repeat(1 << 18);
+    let file = support::safetensors(&[(&long, &[1, 2, 3]), ("short", &[4])]);
+    let path = place.file("model.safetensors", &file);
+    let info = place.run(&["info", text(&path)]);
+    let lines: Vec<&str> = info.text().lines().collect();
+    assert!(lines[0].starts_with("tensor  "), "{info:?}");
+    assert!(lines[1].contains("longlo…"), "{}", lines[1].len());
+    assert!(lines[2].starts_with("short  "), "{}", lines[2].len());
+    assert_eq!(lines.len(), 4);
+    assert!(info.stdout.len() < 1000, "{}", info.stdout.len());
+    // Programs get the whole name, and people beside them no table.
+    let ended = place.run(&["info", text(&path), "--json"]);
+    assert_eq!(ended.last_line()["tensors"][0]["name"], long);
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr.len());
+}
+
+#[test]
 fn info_takes_any_file_for_raw_bytes() {
     let place = Place::new();
     let path = place.file("blob.bin", &noise(1000, 1));

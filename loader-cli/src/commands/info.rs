@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use weightloader::{Checkpoint, TensorInfo};
 
 use crate::arguments::Info;
 use crate::failure::Failure;
+use crate::listing;
 use crate::output::Output;
 use crate::units;
 
@@ -18,7 +18,7 @@ struct Index<'c> {
     /// Of the tensors.
     bytes: u64,
     tensors: Vec<Tensor<'c>>,
-    files: Vec<File>,
+    files: &'c [File],
     metadata: &'c BTreeMap<String, String>,
 }
 
@@ -27,7 +27,7 @@ struct Tensor<'c> {
     name: &'c str,
     dtype: &'static str,
     shape: &'c [u64],
-    file: String,
+    file: &'c str,
     /// From the start of the file.
     offset: u64,
     bytes: u64,
@@ -43,73 +43,52 @@ struct File {
 pub(crate) fn run(arguments: &Info, output: &Output) -> Result<(), Failure> {
     let checkpoint = Checkpoint::open(&arguments.path)?;
     let checkpoint = arguments.selection.select(checkpoint)?;
-    let files = checkpoint.files();
-    let in_file = |index: usize| {
-        let tensors = checkpoint.tensors().iter();
-        tensors.filter(|tensor| tensor.file() == index).count()
-    };
+    output.list(|lines| listing::write(&checkpoint, lines))?;
+    let files = files(&checkpoint);
+    let tensors = checkpoint.tensors().iter();
     let index = Index {
         path: arguments.path.display().to_string(),
         format: checkpoint.format().to_string(),
         bytes: checkpoint.bytes(),
-        tensors: checkpoint
-            .tensors()
-            .iter()
-            .map(|info| tensor(&checkpoint, info))
+        tensors: tensors
+            .map(|info| tensor(&checkpoint, &files, info))
             .collect(),
-        files: files
-            .iter()
-            .enumerate()
-            .map(|(index, file)| File {
-                path: file.path().display().to_string(),
-                bytes: file.len(),
-                tensors: in_file(index),
-            })
-            .collect(),
+        files: &files,
         metadata: checkpoint.metadata(),
     };
     output.result(&index, describe)
 }
 
-fn tensor<'c>(checkpoint: &Checkpoint, info: &'c TensorInfo) -> Tensor<'c> {
-    let file = &checkpoint.files()[info.file()];
+fn files(checkpoint: &Checkpoint) -> Vec<File> {
+    let mut files: Vec<File> = checkpoint
+        .files()
+        .iter()
+        .map(|file| File {
+            path: file.path().display().to_string(),
+            bytes: file.len(),
+            tensors: 0,
+        })
+        .collect();
+    for tensor in checkpoint.tensors() {
+        files[tensor.file()].tensors += 1;
+    }
+    files
+}
+
+fn tensor<'c>(checkpoint: &Checkpoint, files: &'c [File], info: &'c TensorInfo) -> Tensor<'c> {
     Tensor {
         name: info.name(),
         dtype: info.dtype().name(),
         shape: info.shape(),
-        file: file.path().display().to_string(),
-        offset: file.base() + info.range().start,
+        file: &files[info.file()].path,
+        offset: checkpoint.files()[info.file()].base() + info.range().start,
         bytes: info.bytes(),
     }
 }
 
 fn describe(index: &Index<'_>) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header(["tensor", "dtype", "shape", "offset", "bytes"]);
-    for column in [3, 4] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    let sharded = index.files.len() > 1;
-    let mut last_file = "";
-    for tensor in &index.tensors {
-        if sharded && last_file != tensor.file {
-            last_file = &tensor.file;
-            table.add_row([last_file]);
-        }
-        table.add_row([
-            tensor.name.to_owned(),
-            tensor.dtype.to_owned(),
-            format!("{:?}", tensor.shape),
-            tensor.offset.to_string(),
-            tensor.bytes.to_string(),
-        ]);
-    }
     format!(
-        "{}\n{}: {}, {} in {}, {}",
-        table.trim_fmt(),
+        "{}: {}, {} in {}, {}",
         index.path,
         index.format,
         units::count(index.tensors.len(), "tensor"),
