@@ -13,7 +13,7 @@ use crate::output::Output;
 pub(crate) fn run(arguments: &Bench, output: &Output) -> Result<(), Failure> {
     let loader = Loader::new()?;
     let path = arguments.source.locate(&loader, output)?;
-    let checkpoint = arguments.selection.select(loader.open(&path)?)?;
+    let checkpoint = arguments.selection.select(&path, loader.open(&path)?)?;
     if checkpoint.bytes() == 0 {
         let path = path.display();
         return Err(Failure::Message(format!(

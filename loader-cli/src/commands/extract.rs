@@ -52,7 +52,8 @@ pub(crate) fn run(arguments: &Extract, output: &Output) -> Result<(), Failure> {
     }
     let started = Instant::now();
     let checkpoint = loader.open(&arguments.path)?;
-    let tensor = checkpoint.tensor(&arguments.tensor)?;
+    let missing = |error| Failure::Message(format!("{}: {error}", arguments.path.display()));
+    let tensor = checkpoint.tensor(&arguments.tensor).map_err(missing)?;
     let file = &checkpoint.files()[tensor.file()];
     let mapped = arguments.reading.strategy == StrategyName::Mapped;
     let bar = Bar::bytes("extracting", tensor.bytes());

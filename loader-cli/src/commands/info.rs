@@ -42,7 +42,7 @@ struct File {
 
 pub(crate) fn run(arguments: &Info, output: &Output) -> Result<(), Failure> {
     let checkpoint = Checkpoint::open(&arguments.path)?;
-    let checkpoint = arguments.selection.select(checkpoint)?;
+    let checkpoint = arguments.selection.select(&arguments.path, checkpoint)?;
     output.list(|lines| listing::write(&checkpoint, lines))?;
     let files = files(&checkpoint);
     let tensors = checkpoint.tensors().iter();

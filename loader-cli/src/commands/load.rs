@@ -50,7 +50,7 @@ pub(crate) fn run(
 
     let bar = Bar::bytes("loading", 0);
     let started = Instant::now();
-    let checkpoint = arguments.selection.select(loader.open(&path)?)?;
+    let checkpoint = arguments.selection.select(&path, loader.open(&path)?)?;
     let opened = started.elapsed();
     let (report, elapsed) = load(&loader, &checkpoint, mapped, bar.operation(), started)?;
     drop(bar);

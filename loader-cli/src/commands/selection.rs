@@ -1,14 +1,22 @@
 //! Tensors by the patterns that their names match.
 
+use std::path::Path;
+
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use weightloader::Checkpoint;
 
 use crate::arguments::Selection;
 use crate::failure::Failure;
+use crate::units;
 
 impl Selection {
-    /// The tensors of `checkpoint` that match any pattern; all of them where there is none.
-    pub(crate) fn select(&self, checkpoint: Checkpoint) -> Result<Checkpoint, Failure> {
+    /// The tensors of `checkpoint`, opened by `path`, that match any pattern; all of them where there
+    /// is none.
+    pub(crate) fn select(
+        &self,
+        path: &Path,
+        checkpoint: Checkpoint,
+    ) -> Result<Checkpoint, Failure> {
         if self.tensors.is_empty() {
             return Ok(checkpoint);
         }
@@ -18,7 +26,9 @@ impl Selection {
             let patterns = self.tensors.join(",");
             let count = checkpoint.tensors().len();
             return Err(Failure::Message(format!(
-                "none of the {count} tensors matches {patterns}; `weightloader info` lists them"
+                "{}: none of the {} matches {patterns}; `weightloader info` lists them",
+                path.display(),
+                units::count(count, "tensor"),
             )));
         }
         Ok(selected)

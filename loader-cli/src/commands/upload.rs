@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &Upload, output: &Output) -> Result<(), Failure> {
 
     let bar = Bar::bytes("uploading", 0);
     let started = Instant::now();
-    let checkpoint = arguments.selection.select(loader.open(&path)?)?;
+    let checkpoint = arguments.selection.select(&path, loader.open(&path)?)?;
     let done = loader.upload(&checkpoint, &mut *uploader, bar.operation())?;
     let elapsed = started.elapsed();
     drop(bar);
