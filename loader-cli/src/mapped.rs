@@ -28,7 +28,6 @@ impl MappedCopy {
     ) -> Result<(HostBuffer, Report), Failure> {
         let started = Instant::now();
         let platform = loader.platform();
-        let before = platform.system.usage();
         let total = checkpoint.bytes();
         let len = usize::try_from(total)
             .map_err(|_| Failure::Message(format!("{total} bytes exceed the address space")))?;
@@ -67,15 +66,10 @@ impl MappedCopy {
         }
 
         let elapsed = started.elapsed();
-        let after = platform.system.usage();
-        let since = |now: Option<u64>, then: Option<u64>| Some(now?.saturating_sub(then?));
         let mut report = Report::default();
         report.bytes = copied as u64;
         report.elapsed = elapsed;
         report.chunks = [(Mechanism::MAPPED, checkpoint.files().len() as u64)].into();
-        report.minor_faults = since(after.minor_faults, before.minor_faults);
-        report.major_faults = since(after.major_faults, before.major_faults);
-        report.peak_memory = after.peak_memory;
         Ok((buffer, report))
     }
 }

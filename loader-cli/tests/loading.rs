@@ -32,6 +32,22 @@ fn load_reports_what_it_did() {
 }
 
 #[test]
+fn loads_and_uploads_of_any_size_tell_what_they_used() {
+    let place = Place::new();
+    let path = place.file("small.bin", &noise(1000, 1));
+    for command in [
+        &["load", text(&path)][..],
+        &["upload", text(&path), "--to", "host"],
+    ] {
+        let told = place.json(command);
+        for figure in ["major_faults", "minor_faults", "peak_memory"] {
+            let figure = &told[figure];
+            assert!(figure.is_u64() || !cfg!(target_os = "linux"), "{told}");
+        }
+    }
+}
+
+#[test]
 fn people_read_standard_output_and_programs_its_last_line() {
     let place = Place::new();
     let model = Model::new(&place);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use weightloader::core::Usage;
 use weightloader::{Refusal, Report};
 
 use crate::units;
@@ -41,8 +42,11 @@ impl From<&Refusal> for PassedOver {
     }
 }
 
-impl From<&Report> for How {
-    fn from(report: &Report) -> Self {
+impl How {
+    /// What the library reports, and what the process used from `before` to `after`: the library
+    /// does not ask where so little is read that asking would take longer.
+    pub(super) fn new(report: &Report, before: &Usage, after: &Usage) -> Self {
+        let since = |now: Option<u64>, then: Option<u64>| Some(now?.saturating_sub(then?));
         let chunks = report.chunks.iter();
         Self {
             strategy: report.strategy.to_string(),
@@ -52,15 +56,13 @@ impl From<&Report> for How {
             fallbacks: report.fallbacks.iter().map(PassedOver::from).collect(),
             resident_bytes: report.resident_bytes,
             locked_bytes: report.locked_bytes,
-            major_faults: report.major_faults,
-            minor_faults: report.minor_faults,
-            peak_memory: report.peak_memory,
+            major_faults: since(after.major_faults, before.major_faults),
+            minor_faults: since(after.minor_faults, before.minor_faults),
+            peak_memory: after.peak_memory,
             bytes_read: report.bytes,
         }
     }
-}
 
-impl How {
     /// The same by a strategy that is not the library's.
     pub(super) fn by(mut self, strategy: &str) -> Self {
         self.strategy = strategy.to_owned();

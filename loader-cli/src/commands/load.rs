@@ -49,10 +49,13 @@ pub(crate) fn run(
     }
 
     let bar = Bar::bytes("loading", 0);
+    let system = &loader.platform().system;
+    let before = system.usage();
     let started = Instant::now();
     let checkpoint = arguments.selection.select(&path, loader.open(&path)?)?;
     let opened = started.elapsed();
     let (report, elapsed) = load(&loader, &checkpoint, mapped, bar.operation(), started)?;
+    let after = system.usage();
     drop(bar);
     if let (Some(recorder), Some(out)) = (recorder, &arguments.timeline) {
         let timeline = recorder.timeline(started, opened, elapsed);
@@ -64,7 +67,7 @@ pub(crate) fn run(
         timeline::draw(&timeline, &heading, out)?;
     }
 
-    let how = How::from(&report);
+    let how = How::new(&report, &before, &after);
     let bytes = checkpoint.bytes();
     let loaded = Loaded {
         path: path.display().to_string(),

@@ -53,10 +53,13 @@ pub(crate) fn run(arguments: &Upload, output: &Output) -> Result<(), Failure> {
     }
 
     let bar = Bar::bytes("uploading", 0);
+    let system = &loader.platform().system;
+    let before = system.usage();
     let started = Instant::now();
     let checkpoint = arguments.selection.select(&path, loader.open(&path)?)?;
     let done = loader.upload(&checkpoint, &mut *uploader, bar.operation())?;
     let elapsed = started.elapsed();
+    let after = system.usage();
     drop(bar);
 
     let bytes = checkpoint.bytes();
@@ -76,7 +79,7 @@ pub(crate) fn run(arguments: &Upload, output: &Output) -> Result<(), Failure> {
             .map(|placement| placement.buffer + 1)
             .max()
             .unwrap_or(0),
-        how: How::from(&done.report),
+        how: How::new(&done.report, &before, &after),
     };
     output.result(&uploaded, |uploaded| describe(uploaded, elapsed))
 }
