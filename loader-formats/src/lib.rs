@@ -22,7 +22,8 @@
 //! Every length, offset and count of a header is checked before it is used, nothing is allocated
 //! for what a header merely claims, and no header is read beyond [`OpenOptions::header_limit`]. An
 //! index that was opened promises: each tensor lies within its file and is as long as its shape and
-//! dtype say, no two tensors of a file share a byte, and no two have the same name.
+//! dtype say, no two tensors of a file share a byte, none of its bytes lie unused between them but for
+//! GGUF's padding, and no two have the same name.
 //!
 //! # Features
 //! - `safetensors` (default): safetensors files and folders of them.
