@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use loader_core::{Error, Result, WeightFile};
@@ -49,6 +49,8 @@ pub(crate) struct Index {
     pub(crate) metadata: BTreeMap<String, String>,
     /// Whether no tensor was dropped.
     pub(crate) whole: bool,
+    /// What named the shards.
+    pub(crate) shard_index: Option<PathBuf>,
 }
 
 impl Checkpoint {
@@ -116,6 +118,7 @@ impl Checkpoint {
             by_name: vec![0],
             metadata: BTreeMap::new(),
             whole: true,
+            shard_index: None,
         })
     }
 
@@ -123,6 +126,13 @@ impl Checkpoint {
     #[must_use]
     pub fn files(&self) -> &[WeightFile] {
         &self.index.files
+    }
+
+    /// The index (`….index.json`) that named the shards, where one did. It is none of
+    /// [`files`](Self::files), which hold tensors.
+    #[must_use]
+    pub fn shard_index(&self) -> Option<&Path> {
+        self.index.shard_index.as_deref()
     }
 
     /// The tensors, by file and then by offset.
@@ -195,6 +205,7 @@ impl Checkpoint {
             tensors,
             by_name,
             metadata: old.metadata.clone(),
+            shard_index: old.shard_index.clone(),
         })
     }
 

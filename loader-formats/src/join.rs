@@ -7,7 +7,7 @@ use loader_core::{Result, WeightFile};
 
 use crate::checkpoint::Index;
 use crate::error::{Quoted, format_error, whole_error};
-use crate::{Checkpoint, Format, TensorInfo};
+use crate::{Format, TensorInfo};
 
 /// What the header of one file says.
 #[derive(Default)]
@@ -19,7 +19,7 @@ pub(crate) struct Header {
 /// Joins the headers of files into one index, in which names differ and no two tensors overlap.
 ///
 /// Where files disagree about metadata the first one is believed.
-pub(crate) fn join(format: Format, parts: Vec<(WeightFile, Header)>) -> Result<Checkpoint> {
+pub(crate) fn join(format: Format, parts: Vec<(WeightFile, Header)>) -> Result<Index> {
     let mut files = Vec::new();
     let mut tensors = Vec::new();
     let mut metadata = BTreeMap::new();
@@ -46,14 +46,15 @@ pub(crate) fn join(format: Format, parts: Vec<(WeightFile, Header)>) -> Result<C
     tensors.shrink_to_fit();
     let by_name = by_name(&files, &tensors)?;
     check_overlap(&files, &tensors)?;
-    Ok(Checkpoint::from(Index {
+    Ok(Index {
         format,
         files,
         tensors,
         by_name,
         metadata,
         whole: true,
-    }))
+        shard_index: None,
+    })
 }
 
 fn by_place(a: &TensorInfo, b: &TensorInfo) -> Ordering {

@@ -112,8 +112,14 @@ fn an_index_says_which_shards_belong() {
         ("b", "two.safetensors"),
     ];
     assert_eq!(listing(&checkpoint), pairs(&expected));
-    let named = Checkpoint::open(folder.path().join(INDEX)).unwrap();
+    let path = folder.path().join(INDEX);
+    let named = Checkpoint::open(&path).unwrap();
     assert_eq!(listing(&named), listing(&checkpoint));
+    for opened in [checkpoint.select(|_| false), checkpoint, named] {
+        assert_eq!(opened.shard_index(), Some(&*path));
+    }
+    let shard = Checkpoint::open(folder.path().join("two.safetensors")).unwrap();
+    assert_eq!(shard.shard_index(), None);
 }
 
 #[test]

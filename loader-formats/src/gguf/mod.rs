@@ -16,7 +16,7 @@ use crate::{Checkpoint, Format, OpenOptions};
 pub(crate) fn open(file: WeightFile, options: &OpenOptions) -> Result<Checkpoint> {
     let (header, part) = header::read(&file, options)?;
     match part {
-        None => join(Format::Gguf, vec![(file, header)]),
+        None => join(Format::Gguf, vec![(file, header)]).map(Checkpoint::from),
         Some(part) => {
             let message = format!(
                 "this is part {} of {} of a split file; open its path to have them all",

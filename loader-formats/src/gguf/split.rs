@@ -14,7 +14,7 @@ use crate::{Checkpoint, Format, OpenOptions};
 pub(crate) fn open_split(file: WeightFile, options: &OpenOptions) -> Result<Checkpoint> {
     let (header, part) = header::read(&file, options)?;
     let Some(part) = part else {
-        return join(Format::Gguf, vec![(file, header)]);
+        return join(Format::Gguf, vec![(file, header)]).map(Checkpoint::from);
     };
     let name = ShardName::of(file.path())
         .filter(|name| (name.number.into(), name.count.into()) == (part.number, part.count))
@@ -36,7 +36,7 @@ pub(crate) fn open_split(file: WeightFile, options: &OpenOptions) -> Result<Chec
         }
     }
     check_sum(&parts, part)?;
-    join(Format::Gguf, parts)
+    join(Format::Gguf, parts).map(Checkpoint::from)
 }
 
 /// Opens another part than the one given and checks that both are parts of the same.

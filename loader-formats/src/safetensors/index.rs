@@ -8,6 +8,7 @@ use std::path::Path;
 use loader_core::{Error, Result, WeightFile};
 use serde_core::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 
+use crate::checkpoint::Index;
 use crate::error::{Quoted, whole_error};
 use crate::header::HeaderReader;
 use crate::{Checkpoint, OpenOptions, json};
@@ -28,7 +29,10 @@ pub(crate) fn open_index(path: &Path, options: &OpenOptions) -> Result<Checkpoin
         let shard = WeightFile::open(folder.join(&**name));
         files.push(shard.map_err(|error| missing(error, &file, name))?);
     }
-    let checkpoint = super::open(files, options)?;
+    let checkpoint = Checkpoint::from(Index {
+        shard_index: Some(path.to_path_buf()),
+        ..super::read(files, options)?
+    });
     for (number, (shard, tensors)) in shards.iter().enumerate() {
         for tensor in tensors {
             if !checkpoint

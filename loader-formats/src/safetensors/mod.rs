@@ -7,11 +7,17 @@ use loader_core::{Result, WeightFile};
 
 pub(crate) use index::open_index;
 
+use crate::checkpoint::Index;
 use crate::join::join;
 use crate::{Checkpoint, Format, OpenOptions};
 
 /// Opens files as one checkpoint.
 pub(crate) fn open(files: Vec<WeightFile>, options: &OpenOptions) -> Result<Checkpoint> {
+    read(files, options).map(Checkpoint::from)
+}
+
+/// Reads the headers of files as one index.
+fn read(files: Vec<WeightFile>, options: &OpenOptions) -> Result<Index> {
     let parts = files
         .into_iter()
         .map(|file| {
