@@ -328,6 +328,15 @@ fn extract_never_overwrites_what_it_reads() {
     let refused = place.error(&["extract", path, "a.bias", "-o", path]);
     assert!(refused.contains("the checkpoint itself"), "{refused}");
     assert!(fs::read(&model.path).unwrap() == before);
+
+    let sharded = Model::sharded(&place).path;
+    let index = sharded.join("model.safetensors.index.json");
+    let before = fs::read(&index).unwrap();
+    for path in [&sharded, &index] {
+        let refused = place.error(&["extract", text(path), "a.bias", "-o", text(&index)]);
+        assert!(refused.contains("the checkpoint itself"), "{refused}");
+        assert!(fs::read(&index).unwrap() == before);
+    }
 }
 
 #[test]

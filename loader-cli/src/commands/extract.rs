@@ -174,13 +174,14 @@ fn copy_mapped(file: &WeightFile, range: Range<u64>, sink: &mut dyn Write) -> Re
         .map_err(Stop::Writing)
 }
 
-/// Refuses to write over what is read.
+/// Refuses to write over what is read: files of weights, and the index that names them.
 fn refuse_own_files(checkpoint: &Checkpoint, path: &Path) -> Result<(), Failure> {
     let Ok(existing) = WeightFile::open(path) else {
         return Ok(());
     };
-    let files = checkpoint.files();
-    if files.iter().any(|file| file.is_same_file(&existing)) {
+    let index = checkpoint.shard_index().map(WeightFile::open).transpose()?;
+    let mut own = checkpoint.files().iter().chain(&index);
+    if own.any(|file| file.is_same_file(&existing)) {
         let path = path.display();
         let reason = format!("{path}: this is the checkpoint itself; name another file to write");
         return Err(Failure::Message(reason));
