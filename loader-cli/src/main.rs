@@ -15,6 +15,7 @@ mod sample;
 mod target;
 mod timeline;
 mod units;
+mod whole_file;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,5 @@
 //! `weightloader extract`: the exact bytes of one tensor.
 
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::ops::Range;
 use std::path::Path;
@@ -13,6 +12,7 @@ use crate::arguments::{Extract, StrategyName};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::progress::Bar;
+use crate::whole_file::WholeFile;
 use crate::{cache, units};
 
 #[derive(Debug, Serialize)]
@@ -71,7 +71,10 @@ pub(crate) fn run(arguments: &Extract, output: &Output) -> Result<(), Failure> {
         write(&mut io::stdout().lock()).map_err(|stop| stop.into_failure(Failure::Stdout))?;
     } else {
         refuse_own_files(&checkpoint, &arguments.output)?;
-        write_file(&arguments.output, write)?;
+        let path = &arguments.output;
+        let mut file = WholeFile::create(path)?;
+        write(&mut file).map_err(|stop| stop.into_failure(Failure::file(path, "write")))?;
+        file.finish()?;
     }
     let elapsed = started.elapsed();
     drop(bar);
@@ -187,21 +190,4 @@ fn refuse_own_files(checkpoint: &Checkpoint, path: &Path) -> Result<(), Failure>
         return Err(Failure::Message(reason));
     }
     Ok(())
-}
-
-/// Writes a file, and leaves none behind that is incomplete.
-fn write_file(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), Stop>,
-) -> Result<(), Failure> {
-    let mut file = File::create(path).map_err(Failure::file(path, "create"))?;
-    let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
-    let result = write(&mut file);
-    result.map_err(|stop| {
-        if regular {
-            // The error that stopped the writing says more than one of cleaning up.
-            let _ = std::fs::remove_file(path);
-        }
-        stop.into_failure(Failure::file(path, "write"))
-    })
 }
