@@ -52,13 +52,15 @@ impl WholeFile {
 
     /// Puts the file, which is complete, where it belongs.
     pub(crate) fn finish(self) -> Result<(), Failure> {
-        match self.sink {
-            Sink::InPlace(_) => Ok(()),
-            Sink::Beside { part, target } => match part.persist(target) {
-                Ok(_) => Ok(()),
-                Err(kept) => Err(Failure::file(&self.path, "create")(kept.error)),
-            },
-        }
+        let Sink::Beside { part, target } = self.sink else {
+            return Ok(());
+        };
+        // Closed first: on Windows an open file keeps its name.
+        let mut part = part.into_temp_path();
+        // Not by the crate's own way of keeping it, which stops at long paths on Windows.
+        fs::rename(&part, target).map_err(Failure::file(&self.path, "create"))?;
+        part.disable_cleanup(true);
+        Ok(())
     }
 }
 
