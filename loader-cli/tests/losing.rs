@@ -5,7 +5,7 @@ mod support;
 
 use std::process::Stdio;
 
-use support::{Ended, Model, Place, safetensors, text};
+use support::{Ended, Place, safetensors, text};
 
 /// A checkpoint whose listing no pipe holds, nor one tensor of it.
 fn long(place: &Place) -> String {
@@ -43,7 +43,7 @@ fn nobody_complains_where_the_reader_has_enough() {
 #[test]
 fn lost_output_is_an_error() {
     let place = Place::new();
-    let model = Model::new(&place);
+    let model = support::Model::new(&place);
     let path = text(&model.path);
     for arguments in [
         &["info", path][..],
