@@ -65,7 +65,7 @@ fn by_place(a: &TensorInfo, b: &TensorInfo) -> Ordering {
 /// Places of the tensors by name, which must differ.
 fn by_name(files: &[WeightFile], tensors: &[TensorInfo]) -> Result<Vec<u32>> {
     let count = u32::try_from(tensors.len()).map_err(|_| {
-        let message = format_args!("{} tensors are too many", tensors.len());
+        let message = format!("{} tensors are too many", tensors.len());
         whole_error(files[0].path(), message)
     })?;
     // With the names beside them: looking each up in its tensor takes longer than comparing it.
