@@ -81,7 +81,9 @@ impl Case {
     /// Brings the page cache into the state that a turn begins in.
     pub(crate) fn prepare(self, loader: &Loader, file: &WeightFile) -> Outcome<()> {
         let cached_anew = |absent: Vec<Range<u64>>| -> Outcome<()> {
-            // In full, since readahead brings what lies next to a piece as well.
+            // In full, since readahead brings what lies next to a piece as well, and anew, since what
+            // page faults cached lies in small folios, which take longer to copy.
+            loader.evict(file, ..)?;
             io::copy(&mut File::open(file.path())?, &mut io::sink())?;
             for range in absent {
                 loader.evict(file, range.start..range.end.min(file.len()))?;
@@ -89,7 +91,7 @@ impl Case {
             Ok(())
         };
         let every_other = |piece: u64| {
-            let starts = (piece..file.len()).step_by(step(2 * piece));
+            let starts = (piece..file.len()).step_by(step(2 * piece).max(1));
             starts.map(|at| at..at + piece).collect()
         };
         match self {

@@ -74,10 +74,12 @@ fn run(arguments: &Arguments) -> Outcome<()> {
             None => true,
         });
         let mut times: Vec<Vec<Duration>> = contestants.iter().map(|_| Vec::new()).collect();
-        for round in 0..arguments.rounds as usize {
-            for turn in 0..contestants.len() {
-                // Another one begins each time, so that none always follows the same one.
-                let index = (turn + round) % contestants.len();
+        let mut order: Vec<usize> = (0..contestants.len()).collect();
+        let mut chance = fastrand::Rng::with_seed(7);
+        for round in 0..arguments.rounds {
+            // What one leaves behind in memory and in the page cache slows the next one down.
+            chance.shuffle(&mut order);
+            for &index in &order {
                 case.prepare(&loader, &file)?;
                 contestant::rival_process(Rival::TouchMemory, file.path())?;
                 times[index].push(contestants[index].take(file.path(), start_up)?);
