@@ -242,6 +242,7 @@ impl Loader {
         operation: Operation<'_>,
     ) -> Result<Report> {
         let copier = Copier::new(&self.platform, &self.options);
+        let destination = copier.examine(destination);
         let plan = copier.plan_for(extents, &destination)?;
         copier.run(
             vec![Job {

@@ -50,6 +50,7 @@ impl<'d> ReadRequest<'d> {
             len: expected,
             destination: 0,
         };
+        let destination = copier.examine(destination);
         let plan = copier.plan_for(&[extent], &destination)?;
         Ok(Job {
             file,

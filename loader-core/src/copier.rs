@@ -64,6 +64,13 @@ impl<'p> Copier<'p> {
         Plan::new(extents, destination_len, self.options.chunk_bytes())
     }
 
+    /// Looks at the pages under memory of somebody else's, so that what is read into it comes the way
+    /// that suits them. To be done before [`plan_for`](Self::plan_for).
+    #[must_use]
+    pub fn examine<'d>(&self, destination: Destination<'d>) -> Destination<'d> {
+        destination.seen_by(&*self.platform.memory)
+    }
+
     /// Plans `extents` for `destination`: as [`plan`](Self::plan), or so that no two chunks share a
     /// huge page of memory that is [fresh](Destination::fresh).
     ///

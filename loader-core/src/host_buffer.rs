@@ -47,12 +47,33 @@ pub trait HostMemory: fmt::Debug + Send + Sync {
     /// stay as they are. A hint: memory that cannot be faulted in is left alone.
     fn populate(&self, start: NonNull<u8>, len: usize);
 
+    /// Looks what lies under `len` bytes at `start`, whoever's memory that is. A hint, from a few
+    /// looks; [`Backing::Unknown`] where the system does not tell.
+    fn backing(&self, start: NonNull<u8>, len: usize) -> Backing {
+        let _ = (start, len);
+        Backing::Unknown
+    }
+
     /// Asks for huge pages under the pages that `len` bytes at `start` lie on, where none is there
     /// yet: for memory of somebody else's that we fill. A hint; contents stay as they are, whatever
     /// the memory is.
     fn prefer_huge_pages(&self, start: NonNull<u8>, len: usize) {
         let _ = (start, len);
     }
+}
+
+/// What lies under memory, mostly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Backing {
+    /// Nobody knows.
+    Unknown,
+    /// Nothing yet: pages come when it is written to.
+    Untouched,
+    /// Pages of the smallest size, a few kilobytes each.
+    SmallPages,
+    /// Huge pages, megabytes each.
+    HugePages,
 }
 
 /// Memory taken from the system, given back when dropped.

@@ -59,7 +59,7 @@ pub use destination::Destination;
 pub use error::{Error, Result};
 pub use file::WeightFile;
 pub use flight::serve;
-pub use host_buffer::{HeapMemory, HostBuffer, HostMemory, HostRegion};
+pub use host_buffer::{Backing, HeapMemory, HostBuffer, HostMemory, HostRegion};
 pub use layout::{Layout, Placement};
 pub use mechanism::Mechanism;
 pub use operation::{CancelToken, Operation, Progress};

@@ -5,13 +5,13 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::thread;
 
-use loader_core::{HostMemory, HostRegion, processors};
+use loader_core::{Backing, HostMemory, HostRegion, processors};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::mm::Advice;
 use rustix::param::page_size;
 
-use crate::pages;
 use crate::small_region::SmallRegion;
+use crate::{pagemap, pages};
 
 /// The size of a huge page on x86-64 and on 64-bit ARM with pages of 4 KiB. Where it differs, the
 /// alignment does no harm and the kernel decides.
@@ -75,6 +75,11 @@ impl HostMemory for HugePageMemory {
         if let Err(error) = fault_in(start, len) {
             tracing::trace!(%error, len, "memory is not faulted in ahead");
         }
+    }
+
+    /// By `PAGEMAP_SCAN`, since Linux 6.7.
+    fn backing(&self, start: NonNull<u8>, len: usize) -> Backing {
+        pagemap::backing(start, len)
     }
 
     /// `MADV_HUGEPAGE`, outwards to whole pages, so that the blocks of an allocator that lie side by

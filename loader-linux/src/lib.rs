@@ -16,6 +16,7 @@ mod host_memory;
 mod madvise_prefetcher;
 mod mapped_file;
 mod memory_limits;
+mod pagemap;
 mod pages;
 mod residency;
 mod small_region;
