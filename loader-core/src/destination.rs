@@ -9,7 +9,8 @@ use crate::{Backing, HostMemory, LoadOptions};
 /// Borrowed memory that bytes land in.
 ///
 /// It is written sequentially and never read back, so it may be write-combined or belong to a
-/// driver; such memory may also refuse direct I/O, and then says so.
+/// driver; such memory may also refuse direct I/O, and then says so. What of it lies on small pages
+/// is no place for direct I/O either, which needs nobody to say so where the system tells.
 ///
 /// ```
 /// use loader_core::Destination;
