@@ -14,6 +14,26 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Offsets are in bytes from the start of the file on disk, also for a [`WeightFile`] that is a
 /// slice of a larger file.
 ///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"weights")?;
+/// use loader_core::{Error, WeightFile};
+/// let file = WeightFile::open(&path)?;
+/// match file.slice(4, 7) {
+///     Err(Error::OutOfBounds { offset, len, file_len, .. }) => {
+///         assert_eq!((offset, len, file_len), (4, 7, 7));
+///     }
+///     other => panic!("bytes that are not there: {other:?}"),
+/// }
+/// // In words, with the path.
+/// let missing = WeightFile::open(folder.path().join("none")).unwrap_err();
+/// assert!(missing.to_string().contains("cannot open"));
+/// # Ok(())
+/// # }
+/// ```
+///
 /// [`WeightFile`]: crate::WeightFile
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

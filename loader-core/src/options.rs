@@ -7,6 +7,26 @@ use crate::pace::Pace;
 use crate::{Error, Placement, Result};
 
 /// How bytes are read.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"weights")?;
+/// use loader_core::{Copier, Error, Extent, Job, LoadOptions, Operation, Platform, WeightFile};
+/// let platform = Platform::portable(); // It has no direct I/O.
+/// let mut options = LoadOptions::default();
+/// options.strategy = "direct".parse()?;
+/// let copier = Copier::new(&platform, &options);
+/// let file = WeightFile::open(&path)?;
+/// let mut memory = [0; 7];
+/// let plan = copier.plan(&[Extent { offset: 0, len: 7, destination: 0 }], 7)?;
+/// let job = Job { file, plan, destination: (&mut memory).into() };
+/// // What was forced never falls back.
+/// assert!(matches!(copier.run(vec![job], Operation::new()), Err(Error::Unsupported { .. })));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Strategy {
@@ -48,6 +68,17 @@ impl FromStr for Strategy {
 }
 
 /// What becomes of the page cache.
+///
+/// ```
+/// use loader_core::CachePolicy;
+/// assert_eq!(CachePolicy::default(), CachePolicy::Auto);
+/// // From an argument of a program, say.
+/// let cache: CachePolicy = "keep".parse()?;
+/// assert_eq!(cache, CachePolicy::Keep);
+/// assert_eq!(cache.to_string(), "keep");
+/// assert!("forget".parse::<CachePolicy>().is_err());
+/// # Ok::<(), loader_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CachePolicy {
@@ -94,6 +125,26 @@ impl FromStr for CachePolicy {
 }
 
 /// In which order a stream gives what has landed.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"biasweights")?;
+/// use loader_core::{LoadOptions, Platform, Stream, StreamItem, StreamOrder, WeightFile};
+/// let mut options = LoadOptions::default();
+/// options.stream_order = StreamOrder::Landed;
+/// let files = vec![WeightFile::open(&path)?];
+/// let items = vec![StreamItem { file: 0, range: 4..11 }, StreamItem { file: 0, range: 0..4 }];
+/// let mut landed = [false; 2];
+/// for item in Stream::start(&Platform::portable(), &options, files, items)? {
+///     let (index, _) = item?; // Whichever came first.
+///     landed[index] = true;
+/// }
+/// assert_eq!(landed, [true; 2]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StreamOrder {
@@ -105,6 +156,20 @@ pub enum StreamOrder {
 }
 
 /// Options of a load; the defaults need no tuning.
+///
+/// ```
+/// use loader_core::{Copier, Extent, LoadOptions, Platform};
+/// let mut options = LoadOptions::default();
+/// options.chunk_bytes = Some(1 << 20);
+/// options.memory_limit = Some(8 << 20);
+/// options.check()?;
+/// // What is read is cut into chunks of that length.
+/// let platform = Platform::portable();
+/// let extent = Extent { offset: 0, len: 3 << 20, destination: 0 };
+/// let plan = Copier::new(&platform, &options).plan(&[extent], 3 << 20)?;
+/// assert_eq!(plan.chunks().len(), 3);
+/// # Ok::<(), loader_core::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoadOptions {

@@ -7,6 +7,12 @@ use std::time::Duration;
 use crate::{HostBuffer, Landing, Mechanism, Strategy};
 
 /// Why a mechanism does not serve a file or a machine.
+///
+/// ```
+/// use loader_core::{Mechanism, Refusal};
+/// let refusal = Refusal::new(Mechanism::new("example"), "the device is asleep");
+/// assert_eq!(refusal.to_string(), "example: the device is asleep");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusal {
@@ -33,6 +39,15 @@ impl fmt::Display for Refusal {
 }
 
 /// What the process has used, as far as the system tells.
+///
+/// ```
+/// use loader_core::Usage;
+/// let before = Usage::new(Some(100), Some(3), None);
+/// let after = Usage::new(Some(160), Some(3), None);
+/// let since = |now: Option<u64>, then: Option<u64>| Some(now? - then?);
+/// assert_eq!(since(after.minor_faults, before.minor_faults), Some(60));
+/// assert_eq!(since(after.peak_memory, before.peak_memory), None); // The system does not tell.
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Usage {
@@ -67,6 +82,25 @@ const LOCK: Mechanism = Mechanism::new("lock-memory");
 ///
 /// Page faults and peak memory are not asked for operations of up to 1 MiB, where asking would take
 /// longer than the operation.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"weights")?;
+/// use loader_core::{Copier, Extent, Job, LoadOptions, Mechanism, Operation, Platform, WeightFile};
+/// let (platform, options) = (Platform::portable(), LoadOptions::default());
+/// let copier = Copier::new(&platform, &options);
+/// let file = WeightFile::open(&path)?;
+/// let plan = copier.plan(&[Extent { offset: 0, len: 7, destination: 0 }], 7)?;
+/// let mut memory = [0; 7];
+/// let job = Job { file, plan, destination: (&mut memory).into() };
+/// let report = copier.run(vec![job], Operation::new())?;
+/// println!("{} bytes in {:?}", report.bytes, report.elapsed);
+/// assert_eq!((report.bytes, report.chunks[&Mechanism::BUFFERED]), (7, 1));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Report {
@@ -96,6 +130,16 @@ pub struct Report {
 
 impl Report {
     /// Locks `buffers` in memory as far as the system allows it, and says what came of it.
+    ///
+    /// ```
+    /// use loader_core::{HeapMemory, HostBuffer, Report};
+    /// let mut report = Report::default();
+    /// report.lock(&[HostBuffer::zeroed(&HeapMemory, 4096)?]);
+    /// // The allocator's memory cannot be locked.
+    /// assert_eq!(report.locked_bytes, Some(0));
+    /// assert_eq!(report.fallbacks[0].mechanism.name(), "lock-memory");
+    /// # Ok::<(), loader_core::Error>(())
+    /// ```
     pub fn lock(&mut self, buffers: &[HostBuffer]) {
         let mut locked = 0;
         for buffer in buffers {

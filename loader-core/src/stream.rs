@@ -29,6 +29,24 @@ pub struct StreamItem {
 }
 
 /// Bytes that have landed, in memory that they share with their neighbours and keep alive.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"weights")?;
+/// # use loader_core::{LoadOptions, Platform, Stream, StreamItem, WeightFile};
+/// # let (platform, options) = (Platform::portable(), LoadOptions::default());
+/// # let files = vec![WeightFile::open(&path)?];
+/// let items = vec![StreamItem { file: 0, range: 0..7 }];
+/// let mut stream = Stream::start(&platform, &options, files, items)?;
+/// let (_, bytes) = stream.next().expect("there is one")?;
+/// drop(stream);
+/// let shared = bytes.clone(); // Nothing is copied.
+/// assert_eq!((&bytes[..], shared.as_ptr()), (&b"weights"[..], bytes.as_ptr()));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct StreamedBytes {
     slot: Arc<Slot>,
@@ -52,6 +70,27 @@ const AHEAD_BYTES: u64 = 128 << 20;
 /// at first; a longer item is read ahead alone. What was taken belongs to the taker, and its memory
 /// is used again once dropped. Dropping the stream stops it without waiting; in a forked
 /// child it gives an error.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"biasweights")?;
+/// use loader_core::{LoadOptions, Platform, Stream, StreamItem, WeightFile};
+/// let (platform, options) = (Platform::portable(), LoadOptions::default());
+/// let files = vec![WeightFile::open(&path)?];
+/// let items = vec![StreamItem { file: 0, range: 4..11 }, StreamItem { file: 0, range: 0..4 }];
+/// let mut stream = Stream::start(&platform, &options, files, items)?;
+/// let mut taken = Vec::new();
+/// for item in stream.by_ref() {
+///     let (index, bytes) = item?;
+///     taken.push((index, bytes.to_vec()));
+/// }
+/// assert_eq!(taken, [(0, b"weights".to_vec()), (1, b"bias".to_vec())]);
+/// assert!(stream.report().is_some()); // Everything was taken.
+/// # Ok(())
+/// # }
+/// ```
 pub struct Stream {
     ready: Receiver<Result<ReadyGroup>>,
     current: VecDeque<(usize, StreamedBytes)>,

@@ -16,6 +16,28 @@ use crate::{
 /// Brings what `layouts` lay out of `files` into one buffer of the uploader's for each layout. A
 /// file that goes into several buffers is named once for each.
 ///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"weights")?;
+/// use loader_core::{
+///     Copier, HostUploader, Landing, Layout, LoadOptions, Operation, Placement, Platform,
+///     WeightFile, upload,
+/// };
+/// let (platform, options) = (Platform::portable(), LoadOptions::default());
+/// let copier = Copier::new(&platform, &options);
+/// let files = [WeightFile::open(&path)?];
+/// let layouts = [Layout::new(&[0..7], 0..7, Placement::Aligned(64))?];
+/// let mut uploader = HostUploader::new();
+/// let operation = Operation::new();
+/// let report = upload(&platform, &copier, &files, &layouts, &mut uploader, operation)?;
+/// assert_eq!(report.landing, Some(Landing::Import));
+/// assert_eq!(&uploader.into_buffers()[0][..7], b"weights");
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// Whatever reading or the uploader fails with; [`Error::Upload`] where the uploader contradicts
 /// itself; [`Error::OutOfMemory`] where host memory that is to be imported cannot fit;
@@ -162,6 +184,26 @@ impl Upload<'_> {
 
 /// Reads what `layouts` lay out into buffers of ours, which a forked child does not share while a
 /// device may write to them.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"weights")?;
+/// use loader_core::{
+///     Copier, HostBuffer, Layout, LoadOptions, Operation, Placement, Platform, WeightFile,
+/// };
+/// let (platform, options) = (Platform::portable(), LoadOptions::default());
+/// let copier = Copier::new(&platform, &options);
+/// let layout = Layout::new(&[0..4, 4..7], 0..7, Placement::Aligned(64))?;
+/// let second = layout.locate(&(4..7)).expect("it was laid out");
+/// let mut buffers = [HostBuffer::zeroed(&*platform.memory, layout.len())?];
+/// let files = [WeightFile::open(&path)?];
+/// loader_core::fill(&copier, &files, &[layout], &mut buffers, Operation::new())?;
+/// assert_eq!((&buffers[0][..4], &buffers[0][second..]), (&b"weig"[..], &b"hts"[..]));
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// As [`Copier::run`].
