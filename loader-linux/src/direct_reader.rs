@@ -6,6 +6,24 @@ use crate::direct_file;
 use crate::host_memory::HugePageMemory;
 
 /// Reads past the page cache with pread(2), one read in flight a worker.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"weights")?;
+/// use loader_core::{Reader, WeightFile};
+/// use loader_linux::DirectReader;
+/// match DirectReader::new().support(&WeightFile::open(&path)?) {
+///     Ok(support) => {
+///         assert!(support.offset_alignment.is_power_of_two());
+///         println!("{support}"); // Other reads go by way of a slab.
+///     }
+///     Err(refusal) => println!("{refusal}"), // The file lies in memory, say.
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct DirectReader;

@@ -28,6 +28,18 @@ const MOST_PARTS: usize = 4;
 ///
 /// With pages of 4 KiB a warm load spends most of its time in page faults, and a cold direct one
 /// much of it pinning pages; huge pages make both several times cheaper.
+///
+/// ```
+/// use loader_core::HostBuffer;
+/// use loader_linux::HugePageMemory;
+/// let mut buffer = HostBuffer::zeroed(&HugePageMemory, 5 << 20)?;
+/// // From 2 MiB on it begins where a huge page may, whether the system has one or not.
+/// assert_eq!(buffer.as_ptr().addr() % (2 << 20), 0);
+/// buffer.fill(7);
+/// buffer.release(0..2 << 20);
+/// assert_eq!((buffer[0], buffer[2 << 20]), (0, 7));
+/// # Ok::<(), loader_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "it has no state")]
 pub struct HugePageMemory;

@@ -47,6 +47,27 @@ pub use uring_prefetcher::UringPrefetcher;
 pub use uring_reader::UringReader;
 
 /// The mechanisms of this system, probed.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"weights")?;
+/// use loader_core::{Copier, Extent, Job, LoadOptions, Operation, WeightFile};
+/// let (platform, options) = (loader_linux::platform(), LoadOptions::default());
+/// for refusal in &platform.refusals {
+///     println!("does not serve here: {refusal}");
+/// }
+/// let copier = Copier::new(&platform, &options);
+/// let file = WeightFile::open(&path)?;
+/// let plan = copier.plan(&[Extent { offset: 0, len: 7, destination: 0 }], 7)?;
+/// let mut memory = [0; 7];
+/// let job = Job { file, plan, destination: (&mut memory).into() };
+/// copier.run(vec![job], Operation::new())?;
+/// assert_eq!(&memory, b"weights");
+/// # Ok(())
+/// # }
+/// ```
 #[must_use]
 pub fn platform() -> Platform {
     let mut refusals = Vec::new();

@@ -39,6 +39,26 @@ const LEAST_HUGE_BLOCKS: u64 = 256 << 20;
 /// faults without touching, so that it errs where touching would raise SIGBUS. It takes a tenth of
 /// the processor's time of `MADV_WILLNEED`, which fills the cache page by page, and whoever copies
 /// or maps the file afterwards gains as well.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, vec![7; 100_000])?;
+/// use std::sync::Arc;
+/// use loader_core::{Operation, Prefetcher, System, WeightFile};
+/// use loader_linux::{LinuxSystem, MadvisePrefetcher};
+/// let prefetchers: [Arc<dyn Prefetcher>; 1] = [Arc::new(MadvisePrefetcher)];
+/// let system: Arc<dyn System> = Arc::new(LinuxSystem);
+/// let file = WeightFile::open(&path)?;
+/// let ranges = vec![0..10_000, 60_000..100_000];
+/// let ahead = loader_core::prefetch(&prefetchers, &system, &file, ranges, None);
+/// let outcome = ahead.wait(Operation::new())?;
+/// println!("{} bytes are near", outcome.brought);
+/// assert_eq!(outcome.brought + outcome.skipped + outcome.failed, 50_000);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "it has no state")]
 pub struct MadvisePrefetcher;

@@ -31,6 +31,26 @@ const WORKERS: usize = 4;
 /// large folios that it takes for sequential reads and does not take for advice
 /// (`force_page_cache_ra`, mm/readahead.c), and what has been sent is in the page cache for
 /// certain.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"weights")?;
+/// use std::sync::Arc;
+/// use loader_core::{Operation, Prefetcher, System, WeightFile};
+/// use loader_linux::{LinuxSystem, MadvisePrefetcher, SplicePrefetcher};
+/// // Where a filesystem cannot hand its pages on, advice takes over.
+/// let prefetchers: [Arc<dyn Prefetcher>; 2] =
+///     [Arc::new(SplicePrefetcher), Arc::new(MadvisePrefetcher)];
+/// let system: Arc<dyn System> = Arc::new(LinuxSystem);
+/// let file = WeightFile::open(&path)?;
+/// let ahead = loader_core::prefetch(&prefetchers, &system, &file, vec![0..7], None);
+/// let outcome = ahead.wait(Operation::new())?;
+/// assert_eq!(outcome.brought + outcome.skipped + outcome.failed, 7);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "it has no state")]
 pub struct SplicePrefetcher;

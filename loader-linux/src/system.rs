@@ -11,6 +11,24 @@ use rustix::process::{Resource, getrlimit};
 use crate::{facts, mapped_file, memory_limits, residency, usage};
 
 /// Linux, or Android.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"weights")?;
+/// use loader_core::{System, WeightFile};
+/// use loader_linux::LinuxSystem;
+/// let file = WeightFile::open(&path)?;
+/// for fact in LinuxSystem.machine_facts().iter().chain(&LinuxSystem.file_facts(&file)) {
+///     println!("{}: {}", fact.name, fact.value);
+/// }
+/// let map = LinuxSystem.residency(&file, 0..7, 4096);
+/// // Unknown, or at most what there is.
+/// assert!(map.resident_bytes().is_none_or(|bytes| bytes <= 7));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "it has no state")]
 pub struct LinuxSystem;

@@ -25,6 +25,27 @@ const ENTRIES: u32 = 16;
 /// once.
 ///
 /// Advice only starts reads. To know when they are over, a byte at the end of each stretch is read.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"weights")?;
+/// use std::sync::Arc;
+/// use loader_core::{Operation, Prefetcher, System, WeightFile};
+/// use loader_linux::{LinuxSystem, MadvisePrefetcher, UringPrefetcher};
+/// let prefetcher: Arc<dyn Prefetcher> = match UringPrefetcher::probe() {
+///     Ok(prefetcher) => Arc::new(prefetcher),
+///     Err(_) => Arc::new(MadvisePrefetcher), // A container forbids io_uring, say.
+/// };
+/// let system: Arc<dyn System> = Arc::new(LinuxSystem);
+/// let file = WeightFile::open(&path)?;
+/// let ahead = loader_core::prefetch(&[prefetcher], &system, &file, vec![0..7], None);
+/// let outcome = ahead.wait(Operation::new())?;
+/// assert_eq!(outcome.brought + outcome.skipped + outcome.failed, 7);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct UringPrefetcher;

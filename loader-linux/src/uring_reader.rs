@@ -17,6 +17,30 @@ use crate::uring;
 pub(crate) const DIRECT: Mechanism = Mechanism::new("uring-direct");
 
 /// Reads past the page cache through io_uring, with as many reads in flight as the queue allows.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, vec![7; 2 << 20])?;
+/// use std::sync::Arc;
+/// use loader_core::{Copier, Extent, Job, LoadOptions, Operation, Platform, Reader, WeightFile};
+/// use loader_linux::{DirectReader, UringReader};
+/// let direct: Arc<dyn Reader> = match UringReader::probe() {
+///     Ok(reader) => Arc::new(reader),
+///     Err(_) => Arc::new(DirectReader::new()), // A container forbids io_uring, say.
+/// };
+/// let platform = Platform { direct: Ok(direct), ..loader_linux::platform() };
+/// let options = LoadOptions::default(); // What is cached already is read buffered.
+/// let copier = Copier::new(&platform, &options);
+/// let mut memory = vec![0; 2 << 20];
+/// let plan = copier.plan(&[Extent { offset: 0, len: 2 << 20, destination: 0 }], memory.len())?;
+/// let (file, destination) = (WeightFile::open(&path)?, memory.as_mut_slice().into());
+/// copier.run(vec![Job { file, plan, destination }], Operation::new())?;
+/// assert!(memory.iter().all(|byte| *byte == 7));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct UringReader;
