@@ -12,6 +12,21 @@ use crate::{Loader, environment};
 /// embeds the loader: `WEIGHTLOADER_STRATEGY`, `WEIGHTLOADER_CACHE`, `WEIGHTLOADER_THREADS`,
 /// `WEIGHTLOADER_QUEUE_DEPTH`, `WEIGHTLOADER_CHUNK`, `WEIGHTLOADER_MEMORY_LIMIT` (bytes) and
 /// `WEIGHTLOADER_PACE` (bytes a second).
+///
+/// ```
+/// # fn main() -> weightloader::Result<()> {
+/// use weightloader::{Loader, Placement, StreamOrder};
+/// let loader = Loader::builder()
+///     .memory_limit(64 << 20) // Bytes in flight and read ahead.
+///     .pace(500_000_000) // Bytes a second.
+///     .placement(Placement::Aligned(64))
+///     .stream_order(StreamOrder::Landed)
+///     .build()?;
+/// assert_eq!(loader.options().placement, Placement::Aligned(64));
+/// assert_eq!(loader.options().stream_order, StreamOrder::Landed);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default)]
 #[must_use = "a builder does nothing until build() is called"]
 pub struct LoaderBuilder {
@@ -60,6 +75,22 @@ impl LoaderBuilder {
     }
 
     /// How tensors lie in the buffers that [`Loader::load`] gives; by default as in their file.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("weights.bin");
+    /// # std::fs::write(&path, b"headerweights")?;
+    /// use weightloader::{Checkpoint, Loader, Operation, Placement, WeightFile};
+    /// let loader = Loader::builder().placement(Placement::Aligned(64)).build()?;
+    /// // Weights that begin at an odd place of a larger file.
+    /// let checkpoint = Checkpoint::raw(WeightFile::open(&path)?.slice(6, 7)?);
+    /// let model = loader.load(&checkpoint, Operation::new())?;
+    /// let weights = model.tensor("weights")?.bytes();
+    /// assert_eq!((weights, weights.as_ptr().addr() % 64), (&b"weights"[..], 0));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn placement(mut self, placement: Placement) -> Self {
         self.options.placement = placement;
         self
@@ -76,6 +107,23 @@ impl LoaderBuilder {
     /// swapped out, as far as the system allows it; the report tells. Only the buffers of ours that
     /// [`Loader::load`] gives: not what streams give, and not what uploads import. See
     /// [`LoadOptions::lock_memory`] for each system's limits.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("weights.bin");
+    /// # std::fs::write(&path, b"biasweights")?;
+    /// use weightloader::{Loader, Operation};
+    /// let loader = Loader::builder().lock_memory(true).build()?;
+    /// let model = loader.load(&loader.open(&path)?, Operation::new())?;
+    /// let report = model.report();
+    /// println!("{} bytes are locked", report.locked_bytes.expect("it was asked for"));
+    /// for fallback in &report.fallbacks {
+    ///     println!("{fallback}"); // Why others are not, say.
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn lock_memory(mut self, lock: bool) -> Self {
         self.options.lock_memory = lock;
         self
@@ -88,12 +136,28 @@ impl LoaderBuilder {
     }
 
     /// Other mechanisms than those of this system: readers of your own, or the portable ones.
+    ///
+    /// ```
+    /// # fn main() -> weightloader::Result<()> {
+    /// use weightloader::{Loader, core::Platform};
+    /// let loader = Loader::builder().platform(Platform::portable()).build()?;
+    /// assert_eq!(loader.platform().name, "portable");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn platform(mut self, platform: Platform) -> Self {
         self.platform = Some(platform);
         self
     }
 
     /// The loader.
+    ///
+    /// ```
+    /// use weightloader::{Error, Loader, Placement};
+    /// // Alignments are powers of two.
+    /// let refused = Loader::builder().placement(Placement::Aligned(48)).build();
+    /// assert!(matches!(refused, Err(Error::InvalidOption { .. })));
+    /// ```
     ///
     /// # Errors
     /// [`Error::InvalidOption`] naming the option or environment variable that makes no sense.

@@ -6,6 +6,23 @@ use loader_core::{HostBuffer, Layout, Report, Result};
 use loader_formats::{Checkpoint, Dtype, TensorInfo};
 
 /// A checkpoint in host memory.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"biasweights")?;
+/// let model = weightloader::load(&path)?;
+/// // Raw bytes are one tensor, named as their file.
+/// assert_eq!(model.tensor("weights")?.bytes(), b"biasweights");
+/// println!("{} bytes in {:?}", model.report().bytes, model.report().elapsed);
+/// // The memory can be handed over whole, once it was asked what is where.
+/// let (buffer, range) = model.place("weights")?;
+/// let buffers = model.into_buffers();
+/// assert_eq!(&buffers[buffer][range], b"biasweights");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Model {
     pub(crate) checkpoint: Checkpoint,
@@ -16,6 +33,29 @@ pub struct Model {
 }
 
 /// A tensor in host memory.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # if !cfg!(feature = "safetensors") {
+/// #     return Ok(());
+/// # }
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("model.safetensors");
+/// # let header = br#"{"scale":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+/// # let len = (header.len() as u64).to_le_bytes();
+/// # let elements = [1.5_f32.to_le_bytes(), 2.0_f32.to_le_bytes()].concat();
+/// # std::fs::write(&path, [&len[..], header, &elements].concat())?;
+/// use weightloader::Dtype;
+/// let model = weightloader::load(&path)?;
+/// let scale = model.tensor("scale")?;
+/// assert_eq!((scale.dtype(), scale.shape()), (Dtype::F32, &[2][..]));
+/// let elements = scale.bytes().chunks_exact(4).map(|bytes| {
+///     f32::from_le_bytes(bytes.try_into().expect("a chunk has 4 bytes"))
+/// });
+/// assert_eq!(elements.collect::<Vec<_>>(), [1.5, 2.0]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Tensor<'m> {
     info: &'m TensorInfo,
@@ -64,7 +104,21 @@ impl Model {
     }
 
     /// Gives the whole pages of a tensor back to the system: for one that was uploaded or
-    /// converted. Its bytes read as zero from then on.
+    /// converted. Those pages read as zero from then on.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("weights.bin");
+    /// # std::fs::write(&path, vec![7; 1 << 20])?;
+    /// let mut model = weightloader::load(&path)?;
+    /// let sum: u64 = model.tensor("weights")?.bytes().iter().map(|byte| u64::from(*byte)).sum();
+    /// assert_eq!(sum, 7 << 20);
+    /// model.release("weights")?; // The sum is all that is needed.
+    /// assert!(model.tensor("weights")?.bytes().iter().all(|byte| *byte == 0));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::NoSuchTensor`](loader_core::Error::NoSuchTensor).
@@ -135,6 +189,19 @@ impl<'m> Tensor<'m> {
     /// Whether its address suits its type, so that its bytes may be viewed as elements. Formats may
     /// place tensors anywhere;
     /// [`Placement::Aligned`](loader_core::Placement::Aligned) moves them to where they fit.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("weights.bin");
+    /// # std::fs::write(&path, b"biasweights")?;
+    /// use weightloader::{Loader, Operation, Placement};
+    /// let loader = Loader::builder().placement(Placement::Aligned(64)).build()?;
+    /// let model = loader.load(&loader.open(&path)?, Operation::new())?;
+    /// assert!(model.tensors().all(|tensor| tensor.is_aligned()));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_aligned(&self) -> bool {
         self.bytes.as_ptr().align_offset(self.info.dtype().align()) == 0

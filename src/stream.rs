@@ -12,6 +12,24 @@ use crate::Loader;
 /// loader's memory limit, 128 MiB and a quarter of the memory that was available when the stream
 /// began; a tensor longer than that is read ahead alone. What was taken belongs to the taker.
 /// Dropping the stream stops it without waiting.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"biasweights")?;
+/// use weightloader::{Loader, StreamOrder};
+/// let loader = Loader::builder().stream_order(StreamOrder::Landed).build()?;
+/// let mut stream = loader.stream(&loader.open(&path)?)?;
+/// for tensor in stream.by_ref() {
+///     let tensor = tensor?;
+///     println!("{} {} {:?}", tensor.name(), tensor.dtype(), tensor.shape());
+/// }
+/// let report = stream.report().expect("all have been taken");
+/// assert_eq!(report.bytes, 11);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct TensorStream {
     checkpoint: Checkpoint,
@@ -19,6 +37,21 @@ pub struct TensorStream {
 }
 
 /// A tensor that has landed.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"biasweights")?;
+/// let loader = weightloader::Loader::new()?;
+/// let mut stream = loader.stream(&loader.open(&path)?)?;
+/// let tensor = stream.next().expect("there is one")?;
+/// drop(stream); // What was taken stays, and may go anywhere.
+/// let converted = std::thread::spawn(move || tensor.bytes().to_ascii_uppercase());
+/// assert_eq!(converted.join().expect("it does not panic"), b"BIASWEIGHTS");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct StreamedTensor {
     info: TensorInfo,

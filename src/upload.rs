@@ -10,6 +10,24 @@ use loader_formats::{Checkpoint, TensorInfo};
 use crate::Loader;
 
 /// What was uploaded, and where it is.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.bin");
+/// # std::fs::write(&path, b"biasweights")?;
+/// use weightloader::{HostUploader, Loader, Operation, core::Landing};
+/// let loader = Loader::new()?;
+/// let mut uploader = HostUploader::new();
+/// let uploaded = loader.upload(&loader.open(&path)?, &mut uploader, Operation::new())?;
+/// for placed in &uploaded.placements {
+///     println!("{} begins at byte {} of buffer {}", placed.tensor, placed.offset, placed.buffer);
+///     assert_eq!(placed.len, 11);
+/// }
+/// assert_eq!(uploaded.report.landing, Some(Landing::Import));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Uploaded {
