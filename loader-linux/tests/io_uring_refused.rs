@@ -3,30 +3,17 @@
 #![cfg(all(target_os = "linux", feature = "io-uring"))]
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-use std::collections::BTreeMap;
+mod behind_filter;
+
 use std::env;
 use std::path::PathBuf;
-use std::process::Command;
 
-use loader_core::{Copier, Extent, Job, LoadOptions, Operation, Strategy, WeightFile};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use loader_core::{Copier, LoadOptions, Operation, Strategy, WeightFile};
 
 const REFUSED: &str = "WEIGHTLOADER_TEST_REFUSED_CALL";
 
-/// Runs `refused_here` in a process of its own, since a filter cannot be taken off again.
 fn refuse(call: i64, errno: i32) {
-    let child = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "refused_here", "--nocapture", "--ignored"])
-        .env(REFUSED, format!("{call}:{errno}"))
-        .output()
-        .unwrap();
-    let output = String::from_utf8_lossy(&child.stdout);
-    let errors = String::from_utf8_lossy(&child.stderr);
-    assert!(child.status.success(), "{output}\n{errors}");
-    assert!(output.contains("1 passed"), "{output}\n{errors}");
-    for line in output.lines().filter(|line| line.contains("skipped:")) {
-        println!("{line}");
-    }
+    behind_filter::run_alone("refused_here", (REFUSED, format!("{call}:{errno}")));
 }
 
 #[test]
@@ -56,14 +43,7 @@ fn refused_here() {
     let refused = env::var(REFUSED).expect("run by the other tests");
     let (call, errno) = refused.split_once(':').unwrap();
     let errno: i32 = errno.parse().unwrap();
-    let rules = BTreeMap::from([(call.parse().unwrap(), Vec::new())]);
-    let action = SeccompAction::Errno(errno.unsigned_abs());
-    let architecture = env::consts::ARCH.try_into().unwrap();
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, architecture).unwrap();
-    let program: BpfProgram = filter.try_into().unwrap();
-    // Threads that the copier starts inherit the filter.
-    if let Err(error) = seccompiler::apply_filter(&program) {
-        println!("skipped: no seccomp filter can be set: {error}");
+    if !behind_filter::forbid(&[call.parse().unwrap()], errno) {
         return;
     }
 
@@ -96,19 +76,7 @@ fn refused_here() {
         options.strategy = strategy;
         let copier = Copier::new(&platform, &options);
         let mut loaded = vec![0; bytes.len()];
-        let extent = Extent {
-            offset: 0,
-            len: file.len(),
-            destination: 0,
-        };
-        let plan = copier.plan(&[extent], loaded.len()).unwrap();
-        let destination = (&mut loaded).into();
-        let job = Job {
-            file: file.clone(),
-            plan,
-            destination,
-        };
-        let report = copier.run(vec![job], Operation::new()).unwrap();
+        let report = behind_filter::read_all(&copier, &file, &mut loaded).unwrap();
         assert!(loaded == bytes, "wrong bytes by {strategy:?}");
         if strategy == Strategy::Auto && report.resident_bytes == Some(0) {
             assert_eq!(report.fallbacks, platform.refusals);
