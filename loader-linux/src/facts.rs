@@ -13,7 +13,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::host_memory::HugePageMemory;
 use crate::memory_limits::{self, ReadText};
 use crate::residency::Method;
-use crate::{block_device, direct_file, filesystem, system_calls};
+use crate::{block_device, direct_file, filesystem, pagemap, system_calls};
 
 /// What the machine offers; `read` reads files of procfs and sysfs.
 pub(crate) fn of_machine(read: ReadText<'_>, available: Option<u64>) -> Vec<Fact> {
@@ -34,6 +34,7 @@ pub(crate) fn of_machine(read: ReadText<'_>, available: Option<u64>) -> Vec<Fact
         Fact::new("populate_write", support(HugePageMemory::can_populate())),
         Fact::new("io_uring", io_uring()),
         Fact::new("cachestat", cachestat()),
+        Fact::new("pagemap_scan", pagemap_scan()),
     ]
 }
 
@@ -115,6 +116,13 @@ fn cachestat() -> String {
     }
     let own = memfd_create("weightloader", MemfdFlags::CLOEXEC).map_err(io::Error::from);
     support(own.and_then(|file| system_calls::cached_pages(&File::from(file), 0, 1)))
+}
+
+fn pagemap_scan() -> String {
+    if cfg!(target_os = "android") {
+        return "not tried on Android".to_owned();
+    }
+    support(pagemap::probe())
 }
 
 fn support<T>(outcome: io::Result<T>) -> String {

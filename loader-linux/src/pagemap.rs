@@ -54,8 +54,19 @@ pub(crate) fn backing(start: NonNull<u8>, len: usize) -> Backing {
     sample(start.addr().get(), len).unwrap_or(Backing::Unknown)
 }
 
+/// Whether this kernel tells of pages, by asking about one of our own.
+pub(crate) fn probe() -> io::Result<()> {
+    let here = 0_u8;
+    page(&open()?, (&raw const here).addr())?;
+    Ok(())
+}
+
+fn open() -> io::Result<File> {
+    File::open("/proc/self/pagemap")
+}
+
 fn sample(start: usize, len: usize) -> io::Result<Backing> {
-    let pagemap = File::open("/proc/self/pagemap")?;
+    let pagemap = open()?;
     let (mut small, mut huge) = (0, 0);
     for sample in 0..SAMPLES {
         // In the middle of each part: allocators touch the ends of what they give.
