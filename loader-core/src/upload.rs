@@ -214,11 +214,13 @@ pub fn fill(
     buffers: &mut [HostBuffer],
     operation: Operation<'_>,
 ) -> Result<Report> {
+    // All or none of them, since several may be filled from one file.
+    let bytes = buffers.iter().map(|buffer| buffer.len() as u64).sum();
+    let by_device = copier.options.may_read_directly(bytes);
     let exclude = |buffers: &[HostBuffer], excluded| {
-        let by_device =
-            |buffer: &&HostBuffer| copier.options.may_read_directly(buffer.len() as u64);
-        let excluding = |buffer: &HostBuffer| buffer.exclude_from_fork(excluded);
-        buffers.iter().filter(by_device).for_each(excluding);
+        for buffer in buffers.iter().filter(|_| by_device) {
+            buffer.exclude_from_fork(excluded);
+        }
     };
     exclude(buffers, true);
     let destinations = buffers.iter_mut().map(HostBuffer::destination);
@@ -318,5 +320,73 @@ impl Feeder for StagingFeeder<'_> {
             self.submitted += 1;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::ptr::NonNull;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::{HeapMemory, HostMemory, HostRegion, LoadOptions};
+
+    static EXCLUSIONS: AtomicUsize = AtomicUsize::new(0);
+
+    /// The allocator's memory, which counts how often it is to be kept out of forked children.
+    #[derive(Debug)]
+    struct Counting;
+
+    #[derive(Debug)]
+    struct CountingRegion(Box<dyn HostRegion>);
+
+    impl HostMemory for Counting {
+        fn allocate(&self, len: usize) -> io::Result<Box<dyn HostRegion>> {
+            Ok(Box::new(CountingRegion(HeapMemory.allocate(len)?)))
+        }
+        fn populate(&self, _start: NonNull<u8>, _len: usize) {}
+    }
+
+    // SAFETY: the memory is that of such a region, which is owned.
+    unsafe impl HostRegion for CountingRegion {
+        fn start(&self) -> NonNull<u8> {
+            self.0.start()
+        }
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn release(&mut self, range: Range<usize>) {
+            self.0.release(range);
+        }
+        fn exclude_from_fork(&self, excluded: bool) {
+            EXCLUSIONS.fetch_add(usize::from(excluded), Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn what_a_device_may_write_to_is_kept_out_of_children() {
+        const LEN: u64 = LoadOptions::SMALL_BYTES;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        std::fs::write(&path, vec![7; 2 << 20]).unwrap();
+        let file = WeightFile::open(&path).unwrap();
+        let (platform, options) = (crate::Platform::portable(), LoadOptions::default());
+        let copier = Copier::new(&platform, &options);
+        // Alone each is small; together they are read from one file, maybe directly.
+        for (parts, excluded) in [(1, 0), (2, 2)] {
+            let layout = |part: u64| {
+                let range = part * LEN..(part + 1) * LEN;
+                Layout::new(&[range], 0..file.disk_len(), options.placement).unwrap()
+            };
+            let layouts: Vec<_> = (0..parts).map(layout).collect();
+            let files = vec![file.clone(); layouts.len()];
+            let mut buffers: Vec<_> = layouts
+                .iter()
+                .map(|layout| HostBuffer::zeroed(&Counting, layout.len()).unwrap())
+                .collect();
+            fill(&copier, &files, &layouts, &mut buffers, Operation::new()).unwrap();
+            assert_eq!(EXCLUSIONS.swap(0, Ordering::SeqCst), excluded);
+        }
     }
 }
