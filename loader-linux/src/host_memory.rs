@@ -17,11 +17,10 @@ use crate::{pagemap, pages};
 /// alignment does no harm and the kernel decides.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Memory that a thread of its own gives back is so long at least: starting one takes as long as
-/// giving back some 20 MiB.
+/// Memory that a thread of its own gives back is so long at least, so that starting one is worth it.
 const SHORTEST_PART: usize = 128 << 20;
 
-/// More threads than this wait for each other's locks.
+/// Threads that give memory back at most: nobody waits for it, as for weights.
 const MOST_PARTS: usize = 4;
 
 /// Anonymous memory that asks for transparent huge pages.
