@@ -4,60 +4,25 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod child;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use loader_core::testing::{GatedPrefetcher, Guarded, Residency, Sample, Watchdog, platform};
 use loader_core::{Platform, Stream, StreamItem};
 use weightloader::{Error, Loader, Operation, Strategy};
 
+use child::{expect, in_a_child as code_of_a_child};
+
 const PIECE: u64 = 64 << 10;
 const LEN: u64 = 40 * PIECE;
 
 /// Runs `child` in a forked child, and expects that it says all is well.
-///
-/// The child has this thread alone. Whatever it does must not wait for any other, which is what
-/// these tests are about; so it neither prints nor unwinds, and tells by a number what was wrong.
 fn in_a_child(child: impl FnOnce() -> Result<(), u8>) {
-    // SAFETY: the child touches only what `child` does, and then leaves without running anything
-    // of its parent's (destructors, the test harness).
-    let process = unsafe { libc::fork() };
-    assert!(process >= 0, "{}", std::io::Error::last_os_error());
-    if process == 0 {
-        let code = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)) {
-            Ok(Ok(())) => 0,
-            Ok(Err(code)) => i32::from(code),
-            Err(_) => 99,
-        };
-        // SAFETY: it does not return.
-        unsafe { libc::_exit(code) };
-    }
-    assert_eq!(exit_code(process), Some(0), "the child's exit code");
-}
-
-/// Waits for a child; `None` where it hangs or was killed by a signal.
-fn exit_code(process: libc::pid_t) -> Option<i32> {
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(60) {
-        let mut status = 0;
-        // SAFETY: `status` outlives the call.
-        let waited = unsafe { libc::waitpid(process, &raw mut status, libc::WNOHANG) };
-        if waited == process {
-            return libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
-        }
-        thread::sleep(Duration::from_millis(2));
-    }
-    // SAFETY: the child was not waited for yet, so the number is still its own.
-    unsafe { libc::kill(process, libc::SIGKILL) };
-    // SAFETY: a null pointer says that the status is of no interest.
-    unsafe { libc::waitpid(process, std::ptr::null_mut(), 0) };
-    None
-}
-
-fn expect(condition: bool, code: u8) -> Result<(), u8> {
-    condition.then_some(()).ok_or(code)
+    assert_eq!(code_of_a_child(child), Some(0), "the child's exit code");
 }
 
 fn sample() -> (tempfile::TempDir, Sample) {

@@ -1,5 +1,6 @@
 //! Who does the work of one operation.
 
+use std::io;
 use std::sync::Arc;
 use std::thread::{self, Scope};
 
@@ -7,7 +8,7 @@ use crate::budget::{self, Lease};
 use crate::coordinator::Queues;
 use crate::prefault::Prefault;
 use crate::transfer::Transfer;
-use crate::{Error, LoadOptions, Mechanism, Platform, Queue, Reader, Refusal};
+use crate::{Error, LoadOptions, Mechanism, Platform, Queue, Reader, Refusal, new_thread};
 
 /// Who does the work of one operation.
 #[derive(Clone, Copy)]
@@ -107,11 +108,13 @@ fn start<'scope>(
         let _stop = StopAtPanic(transfer);
         span.in_scope(work);
     };
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn_scoped(scope, work)
-        .map_err(|error| Refusal::new(Mechanism::new("worker-thread"), error.to_string()))?;
+    let started = new_thread(name).and_then(|thread| thread.spawn_scoped(scope, work));
+    started.map_err(|error| no_thread(&error))?;
     Ok(())
+}
+
+fn no_thread(error: &io::Error) -> Refusal {
+    Refusal::new(Mechanism::new("worker-thread"), error.to_string())
 }
 
 impl Crew<'_> {
@@ -125,6 +128,23 @@ impl Crew<'_> {
     pub(crate) fn read_inline(&self) {
         self.queues.buffered.expect_readers(1);
         self.read_buffered();
+    }
+
+    /// Why no thread would ever start here, if that is so.
+    pub(crate) fn without_threads() -> Option<Refusal> {
+        new_thread("weightloader")
+            .err()
+            .map(|error| no_thread(&error))
+    }
+
+    /// Reads everything on this thread, through the page cache: one thread serves one queue.
+    pub(crate) fn read_alone(&self, refusal: Refusal) {
+        self.transfer.refused(&refusal);
+        if self.queues.direct.waiting() > 0 {
+            self.queues.direct.expect_readers(1);
+            self.queues.direct.give_up(refusal);
+        }
+        self.read_inline();
     }
 
     fn read_buffered(&self) {

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use crate::pace::Pace;
 use crate::transfer::locked;
-use crate::{Error, Operation, OwnerProcess, Prefetcher, Refusal, Result, System, WeightFile};
+use crate::{
+    Error, Operation, OwnerProcess, Prefetcher, Refusal, Result, System, WeightFile, new_thread,
+};
 
 /// Brings `ranges` (from the start of the file on disk) of `file` into the page cache in the
 /// background, by the first of `prefetchers` that serves. Returns at once, whatever the size.
@@ -65,9 +67,9 @@ pub fn prefetch(
     let span = tracing::debug_span!("prefetch", %path, bytes = queue.total);
     let (prefetchers, system) = (prefetchers.to_vec(), Arc::clone(system));
     let driven = Arc::clone(&queue);
-    let driver = thread::Builder::new()
-        .name("weightloader-prefetch".to_owned())
-        .spawn(move || span.in_scope(|| drive(&driven, &prefetchers, &*system)));
+    let driver = new_thread(THREAD).and_then(|thread| {
+        thread.spawn(move || span.in_scope(|| drive(&driven, &prefetchers, &*system)))
+    });
     if let Err(error) = driver {
         tracing::warn!(%error, "no thread for prefetching");
         queue.end();
@@ -77,6 +79,9 @@ pub fn prefetch(
         detached: false,
     }
 }
+
+/// The name of its threads.
+const THREAD: &str = "weightloader-prefetch";
 
 /// The share of the available memory that a prefetch may fill: the rest is for those who use what
 /// it brings.
@@ -102,9 +107,8 @@ fn drive(queue: &PrefetchQueue, prefetchers: &[Arc<dyn Prefetcher>], system: &dy
             let others: Vec<_> = (1..prefetcher.workers())
                 // With fewer where the system gives no more threads.
                 .map_while(|_| {
-                    let name = thread::Builder::new().name("weightloader-prefetch".to_owned());
                     let work = || span.in_scope(|| prefetcher.run(queue));
-                    name.spawn_scoped(scope, work).ok()
+                    new_thread(THREAD).ok()?.spawn_scoped(scope, work).ok()
                 })
                 .collect();
             let own = prefetcher.run(queue).err();

@@ -159,6 +159,8 @@ impl<'c> Run<'c> {
             let inline = feeder.is_none() && quick;
             if inline {
                 crew.read_inline();
+            } else if let Some(refusal) = feeder.is_none().then(Crew::without_threads).flatten() {
+                crew.read_alone(refusal);
             } else {
                 // Given back when the last worker has left.
                 let mut hired = Hired::default();

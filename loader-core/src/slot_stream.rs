@@ -4,7 +4,7 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
@@ -15,7 +15,7 @@ use crate::transfer::{Event, locked};
 use crate::turns::Turns;
 use crate::{
     CancelToken, Copier, Error, Extent, LoadOptions, Mechanism, Operation, OwnerProcess, Platform,
-    Report, Result, StreamItem, WeightFile,
+    Report, Result, StreamItem, WeightFile, new_thread,
 };
 
 /// A part keeps its place within a block of so many bytes between file and slot, so that direct
@@ -179,9 +179,8 @@ impl SlotStream {
         };
         let (items, slots) = (worker.items.len(), worker.slots.len());
         let span = tracing::debug_span!("stream", items, slots);
-        let spawned = thread::Builder::new()
-            .name("weightloader-slots".to_owned())
-            .spawn(move || span.in_scope(|| worker.run(events)));
+        let spawned = new_thread("weightloader-slots")
+            .and_then(|thread| thread.spawn(move || span.in_scope(|| worker.run(events))));
         match spawned {
             Ok(background) => Ok(Self {
                 ready,

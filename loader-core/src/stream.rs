@@ -5,7 +5,6 @@ use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
@@ -15,7 +14,7 @@ use crate::transfer::{Event, locked};
 use crate::turns::Turns;
 use crate::{
     CancelToken, Copier, Error, HostBuffer, Layout, LoadOptions, Operation, OwnerProcess, Platform,
-    Report, Result, WeightFile,
+    Report, Result, WeightFile, new_thread,
 };
 
 /// One piece of a stream: a tensor's bytes.
@@ -192,9 +191,8 @@ impl Stream {
             shared: Arc::clone(&shared),
         };
         let span = tracing::debug_span!("stream", items = left);
-        let spawned = thread::Builder::new()
-            .name("weightloader-stream".to_owned())
-            .spawn(move || span.in_scope(|| worker.run(events)));
+        let spawned = new_thread("weightloader-stream")
+            .and_then(|thread| thread.spawn(move || span.in_scope(|| worker.run(events))));
         if let Err(error) = spawned {
             let mechanism = crate::Mechanism::new("worker-thread");
             return Err(Error::Unsupported {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::thread;
 
-use loader_core::{Backing, HostMemory, HostRegion, processors};
+use loader_core::{Backing, HostMemory, HostRegion, new_thread, processors};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::mm::Advice;
 use rustix::param::page_size;
@@ -201,7 +201,8 @@ impl Drop for MappedRegion {
         thread::scope(|scope| {
             for start in (part..region.len).step_by(part) {
                 // Whatever stays, without a thread or because it is locked, unmapping gives back.
-                let _ = thread::Builder::new().spawn_scoped(scope, move || give_back(start));
+                let _ = new_thread("weightloader-free")
+                    .and_then(|thread| thread.spawn_scoped(scope, move || give_back(start)));
             }
             let _ = give_back(0);
         });
