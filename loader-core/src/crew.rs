@@ -18,7 +18,6 @@ pub(crate) struct Crew<'a> {
     pub(crate) transfer: &'a Transfer,
     pub(crate) queues: &'a Queues<'a>,
     pub(crate) direct_workers: usize,
-    pub(crate) may_wait: bool,
 }
 
 /// The workers of one operation, started when first there is work for them.
@@ -45,7 +44,7 @@ impl Hired {
             }
         }
         if self.buffered.is_none() && crew.queues.buffered.waiting() > 0 {
-            let suiting = if crew.may_wait {
+            let suiting = if crew.queues.buffered.may_wait() {
                 budget::processors().max(WAITING_WORKERS)
             } else if begins_direct || self.direct.is_some() {
                 // The device is the slower one: copies must not keep its reads from being submitted.

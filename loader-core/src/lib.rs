@@ -72,7 +72,7 @@ pub use platform::{Advice, Fact, Platform, System};
 pub use positional_reader::PositionalReader;
 pub use prefetch::{Prefetch, PrefetchOutcome, PrefetchQueue, prefetch};
 pub use prefetcher::Prefetcher;
-pub use queue::{Queue, Task};
+pub use queue::{Queue, Task, TaskRun};
 pub use read_engine::{DirectRead, ReadEngine};
 pub use reader::{Reader, Support};
 pub use report::{Refusal, Report, Usage};

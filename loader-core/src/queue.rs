@@ -36,6 +36,7 @@ pub struct Queue<'a> {
     slab_bytes: usize,
     /// Whether a task was taken.
     begun: AtomicBool,
+    may_wait: bool,
 }
 
 /// Part of a file on its way to memory.
@@ -85,7 +86,13 @@ impl<'a> Queue<'a> {
             depth,
             slab_bytes,
             begun: AtomicBool::new(false),
+            may_wait: true,
         }
+    }
+
+    /// With what [`may_wait`](Self::may_wait) tells.
+    pub(crate) fn that_may_wait(self, may_wait: bool) -> Self {
+        Self { may_wait, ..self }
     }
 
     /// Appends a piece.
@@ -121,9 +128,69 @@ impl<'a> Queue<'a> {
     /// waited for may be what is left over of one of its own.
     #[must_use]
     pub fn next(&self) -> Option<Task<'_>> {
+        self.wait_for(|| self.take())
+    }
+
+    /// Takes the next task as [`next`](Self::next) does, together with those behind it that go on
+    /// where it ends, up to `most_bytes` in all: for readers whose system reads ahead of reads that
+    /// follow one another. They are fewer where readers share what is left, and one where the
+    /// operation has a pace.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("weights.bin");
+    /// # std::fs::write(&path, vec![7; 3 << 20])?;
+    /// use std::sync::Arc;
+    /// use loader_core::{
+    ///     Copier, Extent, Job, LoadOptions, Mechanism, Operation, Platform, Queue, Reader, Refusal,
+    ///     Support, WeightFile,
+    /// };
+    ///
+    /// /// Reads long runs through the page cache.
+    /// #[derive(Debug)]
+    /// struct RunReader;
+    ///
+    /// impl Reader for RunReader {
+    ///     fn mechanism(&self) -> Mechanism {
+    ///         Mechanism::BUFFERED
+    ///     }
+    ///     fn support(&self, _: &WeightFile) -> Result<Support, Refusal> {
+    ///         Ok(Support::any())
+    ///     }
+    ///     fn run(&self, queue: &Queue<'_>) -> Result<(), Refusal> {
+    ///         while let Some(run) = queue.next_run(64 << 20) {
+    ///             for task in run {
+    ///                 let at_most = task.len();
+    ///                 task.read(Mechanism::BUFFERED, at_most);
+    ///             }
+    ///         }
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// let platform = Platform { buffered: Arc::new(RunReader), ..Platform::portable() };
+    /// let options = LoadOptions::default();
+    /// let copier = Copier::new(&platform, &options);
+    /// let mut memory = vec![0; 3 << 20];
+    /// let plan = copier.plan(&[Extent { offset: 0, len: 3 << 20, destination: 0 }], memory.len())?;
+    /// let file = WeightFile::open(&path)?;
+    /// let job = Job { file, plan, destination: memory.as_mut_slice().into() };
+    /// copier.run(vec![job], Operation::new())?;
+    /// assert!(memory.iter().all(|byte| *byte == 7));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn next_run(&self, most_bytes: usize) -> Option<TaskRun<'_>> {
+        self.wait_for(|| self.take_run(most_bytes))
+    }
+
+    /// What `take` gives, waiting while it gives nothing but more may come.
+    fn wait_for<T>(&self, take: impl Fn() -> Result<Option<T>, Duration>) -> Option<T> {
         loop {
-            let early = match self.take() {
-                Ok(Some(task)) => return Some(task),
+            let early = match take() {
+                Ok(Some(taken)) => return Some(taken),
                 Ok(None) => None,
                 Err(early) => Some(early),
             };
@@ -146,6 +213,22 @@ impl<'a> Queue<'a> {
 
     /// Takes the next task, or tells how much too early that is.
     fn take(&self) -> Result<Option<Task<'_>>, Duration> {
+        let taken = self.take_pieces(0)?;
+        Ok(taken.map(|(piece, _)| Task::begin(self, piece)))
+    }
+
+    /// Takes the next task and those that follow it, or tells how much too early that is.
+    fn take_run(&self, most_bytes: usize) -> Result<Option<TaskRun<'_>>, Duration> {
+        let taken = self.take_pieces(most_bytes)?;
+        Ok(taken.map(|(first, mut pieces)| {
+            pieces.push_front(first);
+            let queue = self;
+            TaskRun { queue, pieces }
+        }))
+    }
+
+    /// Takes the next piece, and those that follow it within `most_bytes` in all.
+    fn take_pieces(&self, most_bytes: usize) -> Result<Option<(Piece, VecDeque<Piece>)>, Duration> {
         if self.transfer.is_stopped() {
             return Ok(None);
         }
@@ -153,19 +236,25 @@ impl<'a> Queue<'a> {
         if let (Some(pace), Some(piece)) = (&self.transfer.pace, pieces.front()) {
             pace.admit(piece.len as u64)?;
         }
-        let task = |piece| Task {
-            queue: self,
-            piece: Some(piece),
+        let Some(first) = pieces.pop_front() else {
+            return Ok(None);
         };
-        let piece = pieces.pop_front();
+        let following = match self.transfer.pace {
+            Some(_) => 0,
+            None => following(&first, &pieces, self.share(pieces.len()), most_bytes),
+        };
+        let rest = pieces.drain(..following).collect();
         drop(pieces);
-        if let Some(piece) = &piece {
-            if !self.begun.swap(true, Ordering::AcqRel) {
-                self.transfer.wake();
-            }
-            timeline::read_begins(piece.file, piece.offset, piece.len);
+        if !self.begun.swap(true, Ordering::AcqRel) {
+            self.transfer.wake();
         }
-        Ok(piece.map(task))
+        Ok(Some((first, rest)))
+    }
+
+    /// How many of so many pieces one reader may take at once, so that all are done at about the
+    /// same time.
+    fn share(&self, pieces: usize) -> usize {
+        pieces / self.readers.load(Ordering::Acquire).max(1)
     }
 
     /// Waits until a reader has taken the first task or given up, or the transfer is over.
@@ -190,6 +279,13 @@ impl<'a> Queue<'a> {
     #[must_use]
     pub fn depth(&self) -> usize {
         self.depth
+    }
+
+    /// Whether its reads may have to wait for the device, rather than that all they ask for is known
+    /// to be in the page cache.
+    #[must_use]
+    pub fn may_wait(&self) -> bool {
+        self.may_wait
     }
 
     pub(crate) fn slab_bytes(&self) -> usize {
@@ -255,6 +351,62 @@ impl<'a> Queue<'a> {
     }
 }
 
+/// How many of the pieces that wait go on where `first` ends, each where the one before does: `most`
+/// at most, and no more than `most_bytes` with it.
+fn following(first: &Piece, waiting: &VecDeque<Piece>, most: usize, most_bytes: usize) -> usize {
+    let (mut end, mut bytes) = (first.offset.checked_add(first.len as u64), first.len);
+    let follows = move |next: &&Piece| {
+        let goes_on = next.file == first.file && end == Some(next.offset);
+        end = next.offset.checked_add(next.len as u64);
+        bytes = bytes.saturating_add(next.len);
+        goes_on && bytes <= most_bytes
+    };
+    waiting.iter().take(most).take_while(follows).count()
+}
+
+/// Tasks that follow one another in one file, taken together; those that are not asked for go back
+/// to the queue.
+#[derive(Debug)]
+pub struct TaskRun<'q> {
+    queue: &'q Queue<'q>,
+    pieces: VecDeque<Piece>,
+}
+
+impl TaskRun<'_> {
+    /// How many bytes its tasks ask for.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.len as u64).sum()
+    }
+}
+
+impl<'q> Iterator for TaskRun<'q> {
+    type Item = Task<'q>;
+
+    /// The next task; `None` also where the operation was stopped meanwhile.
+    fn next(&mut self) -> Option<Task<'q>> {
+        if self.queue.transfer.is_stopped() {
+            return None;
+        }
+        let piece = self.pieces.pop_front()?;
+        Some(Task::begin(self.queue, piece))
+    }
+}
+
+impl Drop for TaskRun<'_> {
+    fn drop(&mut self) {
+        if self.pieces.is_empty() {
+            return;
+        }
+        {
+            let mut pieces = locked(&self.queue.pieces);
+            self.pieces.append(&mut pieces);
+            std::mem::swap(&mut self.pieces, &mut pieces);
+        }
+        self.queue.transfer.wake();
+    }
+}
+
 /// A chunk, or what is left of one, to be read by whoever holds this.
 ///
 /// Its outcome is told by consuming it; one that is dropped fails the whole operation.
@@ -265,6 +417,14 @@ pub struct Task<'q> {
 }
 
 impl<'q> Task<'q> {
+    fn begin(queue: &'q Queue<'q>, piece: Piece) -> Self {
+        timeline::read_begins(piece.file, piece.offset, piece.len);
+        Self {
+            queue,
+            piece: Some(piece),
+        }
+    }
+
     /// The file to read from.
     #[must_use]
     pub fn file(&self) -> &'q WeightFile {
@@ -323,6 +483,32 @@ impl<'q> Task<'q> {
             Ok(filled) => self.advance(mechanism, filled),
             Err(error) => self.fail(error),
         }
+    }
+
+    /// As [`read_through`](Self::read_through), but all of it in positional reads of `step` bytes,
+    /// one after the other: for systems that read further ahead the more reads followed one another.
+    pub fn read_in_steps(mut self, file: &File, mechanism: Mechanism, step: usize) {
+        let (offset, len) = (self.offset(), self.len());
+        let start = self.destination().as_ptr().cast::<MaybeUninit<u8>>();
+        // SAFETY: the piece is the only way to its destination, which is valid for writes of its
+        // length.
+        let buffer = unsafe { std::slice::from_raw_parts_mut(start, len) };
+        let mut filled = 0;
+        while filled < len {
+            let end = filled.saturating_add(step.max(1)).min(len);
+            match positional::read_at(file, &mut buffer[filled..end], offset + filled as u64) {
+                Ok(0) => {
+                    self.advance_to_rest(mechanism, filled);
+                    return self.ends_early();
+                }
+                Ok(read) => filled += read,
+                Err(error) => {
+                    self.advance_to_rest(mechanism, filled);
+                    return self.fail(error);
+                }
+            }
+        }
+        self.advance(mechanism, filled);
     }
 
     /// Lets `fill` write the bytes into the zeroed destination and tell how many it wrote, and
@@ -416,14 +602,21 @@ impl<'q> Task<'q> {
     }
 
     fn advance(&mut self, mechanism: Mechanism, filled: usize) {
-        let Some(mut piece) = self.piece.take() else {
+        if filled == 0 {
+            return self.ends_early();
+        }
+        self.advance_to_rest(mechanism, filled);
+        if let Some(rest) = self.piece.take() {
+            self.queue.put_back(rest);
+        }
+    }
+
+    /// Tells of the first `filled` bytes, and keeps the rest, if there is one.
+    fn advance_to_rest(&mut self, mechanism: Mechanism, filled: usize) {
+        let Some(mut piece) = self.piece.take_if(|_| filled > 0) else {
             return;
         };
         let transfer = self.queue.transfer;
-        if filled == 0 {
-            let file = &self.queue.files[piece.file];
-            return transfer.fail(file.unexpected_eof(piece.offset, piece.len as u64));
-        }
         let filled = filled.min(piece.len);
         timeline::read_landed(piece.file, piece.offset, filled);
         transfer.bytes_landed(filled as u64);
@@ -433,7 +626,8 @@ impl<'q> Task<'q> {
             piece.retries = 0;
             // SAFETY: `filled` is less than the length, so the result stays within the memory.
             piece.start = unsafe { piece.start.add(filled) };
-            return self.queue.put_back(piece);
+            self.piece = Some(piece);
+            return;
         }
         if let Some(group) = piece.group.take() {
             if group.pieces.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -441,6 +635,15 @@ impl<'q> Task<'q> {
             }
         }
         transfer.piece_landed(mechanism);
+    }
+
+    /// Tells that the file ends where the task begins.
+    fn ends_early(&mut self) {
+        if let Some(piece) = self.piece.take() {
+            let file = &self.queue.files[piece.file];
+            let error = file.unexpected_eof(piece.offset, piece.len as u64);
+            self.queue.transfer.fail(error);
+        }
     }
 
     fn piece(&self) -> &Piece {
@@ -466,10 +669,77 @@ mod tests {
     use std::thread;
 
     use crossbeam::channel::unbounded;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::testing::Watchdog;
     use crate::transfer::Tally;
+
+    /// Where pieces of these files and lengths lie, each behind the one before, but for gaps.
+    fn pieces() -> impl Strategy<Value = Vec<(usize, u64, usize)>> {
+        let piece = (
+            1..5_usize,
+            prop::bool::weighted(0.2),
+            prop::bool::weighted(0.1),
+        );
+        prop::collection::vec(piece, 0..60).prop_map(|pieces| {
+            let (mut file, mut offset) = (0, 0);
+            let place = |(len, gap, next_file): (usize, bool, bool)| {
+                if next_file {
+                    (file, offset) = (file + 1, 0);
+                }
+                offset += u64::from(gap);
+                let begin = offset;
+                offset += len as u64;
+                (file, begin, len)
+            };
+            pieces.into_iter().map(place).collect()
+        })
+    }
+
+    fn place(piece: &Piece) -> (usize, u64, usize) {
+        (piece.file, piece.offset, piece.len)
+    }
+
+    proptest! {
+        #[test]
+        fn runs_go_on_where_they_are_and_lose_nothing(
+            places in pieces(),
+            most_bytes in 0..20_usize,
+            readers in 1..4_usize,
+            dropped in prop::collection::vec(any::<bool>(), 60),
+        ) {
+            let (events, _told) = unbounded();
+            let transfer = Transfer::new(None, 0, events, Tally::default(), None);
+            let queue = Queue::new(&transfer, &[], 1, 0, None);
+            queue.expect_readers(readers);
+            for &(file, offset, len) in &places {
+                let start = NonNull::dangling();
+                let piece = Piece { file, offset, start, len, direct: false, group: None, retries: 0 };
+                // SAFETY: nobody reads it.
+                unsafe { queue.push(piece) };
+            }
+            let (mut taken, mut dropped) = (Vec::new(), dropped.into_iter());
+            while let Some(mut run) = queue.take_run(most_bytes).expect("there is no pace") {
+                let waiting = queue.waiting();
+                let places: Vec<_> = run.pieces.iter().map(place).collect();
+                for two in places.windows(2) {
+                    let (file, offset, len) = two[0];
+                    prop_assert_eq!((file, offset + len as u64), (two[1].0, two[1].1));
+                }
+                prop_assert!(places.len() == 1 || run.bytes() <= most_bytes as u64);
+                let behind = places.len() - 1;
+                prop_assert!(behind * readers <= waiting + behind);
+                // Whether the rest of it is left, once its first task was taken.
+                if dropped.next().unwrap_or_default() {
+                    taken.extend(run.pieces.pop_front().as_ref().map(place));
+                } else {
+                    taken.extend(run.pieces.drain(..).map(|piece| place(&piece)));
+                }
+            }
+            prop_assert_eq!(taken, places);
+        }
+    }
 
     #[test]
     fn surrender_waits_for_nobody_who_waits_for_work() {

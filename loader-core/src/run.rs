@@ -131,7 +131,9 @@ impl<'c> Run<'c> {
         let transfer = Transfer::new(token, step, events.0.clone(), tally, pace);
 
         let (landed, resident_bytes) = {
-            let buffered = Queue::new(&transfer, &files, depth, limit, None);
+            let may_wait = routes.iter().any(Route::may_wait);
+            let buffered =
+                Queue::new(&transfer, &files, depth, limit, None).that_may_wait(may_wait);
             let refuge = (options.strategy == Strategy::Auto).then_some(&buffered);
             let depth_each = depth.div_ceil(direct_workers);
             let slab_bytes = limit / direct_workers;
@@ -145,14 +147,12 @@ impl<'c> Run<'c> {
             if feeder.is_none() {
                 transfer.close();
             }
-            let may_wait = routes.iter().any(Route::may_wait);
             let crew = Crew {
                 platform,
                 options,
                 transfer: &transfer,
                 queues: &queues,
                 direct_workers,
-                may_wait,
             };
             // Who waits for a pace must hear of being cancelled.
             let quick = total <= TINY && direct.waiting() == 0 && options.pace.is_none();

@@ -7,6 +7,7 @@
 
 mod advice;
 mod block_device;
+mod buffered_reader;
 mod direct_file;
 mod direct_reader;
 mod facts;
@@ -16,6 +17,7 @@ mod host_memory;
 mod madvise_prefetcher;
 mod mapped_file;
 mod memory_limits;
+mod own_descriptor;
 mod pagemap;
 mod pages;
 mod residency;
@@ -33,8 +35,9 @@ mod usage;
 
 use std::sync::Arc;
 
-use loader_core::{Platform, PositionalReader, Prefetcher, Reader, Refusal};
+use loader_core::{Platform, Prefetcher, Reader, Refusal};
 
+pub use buffered_reader::BufferedReader;
 pub use direct_reader::DirectReader;
 pub use host_memory::HugePageMemory;
 pub use madvise_prefetcher::MadvisePrefetcher;
@@ -86,7 +89,7 @@ pub fn platform() -> Platform {
             "Linux"
         },
         prefetchers,
-        buffered: Arc::new(PositionalReader::new()),
+        buffered: Arc::new(BufferedReader::new()),
         direct: Ok(direct),
         memory: Arc::new(HugePageMemory),
         system: Arc::new(LinuxSystem),

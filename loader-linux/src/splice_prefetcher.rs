@@ -3,11 +3,11 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
 
 use loader_core::{Mechanism, PrefetchQueue, Prefetcher, Refusal, ResidencyMap, WeightFile};
-use rustix::fs::{Advice, fadvise, sendfile};
+use rustix::fs::sendfile;
 
+use crate::own_descriptor::reopened;
 use crate::residency;
 
 const SPLICE: Mechanism = Mechanism::new("splice");
@@ -75,7 +75,10 @@ impl Prefetcher for SplicePrefetcher {
             .write(true)
             .open("/dev/null")
             .map_err(refusal)?;
-        let file = reopened(queue.file()).map_err(refusal)?;
+        let shared = || queue.file().file().try_clone();
+        let file = reopened(queue.file())
+            .or_else(|_| shared())
+            .map_err(refusal)?;
         while let Some(piece) = queue.next() {
             match send(&nowhere, &file, &piece) {
                 Ok(()) => queue.done(&piece),
@@ -93,17 +96,6 @@ impl Prefetcher for SplicePrefetcher {
     fn residency(&self, file: &WeightFile, range: Range<u64>, granularity: u64) -> ResidencyMap {
         residency::residency(file, range, granularity)
     }
-}
-
-/// The file opened once more, since readahead goes by what was last read through a descriptor and
-/// each worker reads elsewhere.
-fn reopened(file: &WeightFile) -> io::Result<File> {
-    let own = File::open(format!("/proc/self/fd/{}", file.file().as_raw_fd()));
-    let file = own.or_else(|_| file.file().try_clone())?;
-    if let Err(error) = fadvise(&file, 0, None, Advice::Sequential) {
-        tracing::debug!(%error, "the readahead window stays as it is");
-    }
-    Ok(file)
 }
 
 fn send(nowhere: &File, file: &File, piece: &Range<u64>) -> io::Result<()> {

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use loader_core::testing::conformance;
-use loader_core::{PositionalReader, Prefetcher, Reader, WeightFile};
-use loader_linux::{DirectReader, MadvisePrefetcher, SplicePrefetcher};
+use loader_core::{Prefetcher, Reader, WeightFile};
+use loader_linux::{BufferedReader, DirectReader, MadvisePrefetcher, SplicePrefetcher};
 use tempfile::TempDir;
 
 /// A folder on a filesystem of the project's own, since many a temporary folder lies in memory,
@@ -44,7 +44,7 @@ fn check_prefetcher(prefetcher: Arc<dyn Prefetcher>) {
 
 #[test]
 fn buffered_reads_conform() {
-    check_reader(Arc::new(PositionalReader::new()));
+    check_reader(Arc::new(BufferedReader::new()));
 }
 
 #[test]
