@@ -6,11 +6,15 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::fs::{Advice, fadvise};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 use weightloader::{Loader, WeightFile};
 
 use super::memory::Memory;
-use super::trial::Ask;
+use super::trial::{Ask, Runs};
+
+/// How many bytes a run begins with.
+const FIRST: usize = 8 << 20;
 
 pub(crate) fn read(
     path: &Path,
@@ -18,6 +22,7 @@ pub(crate) fn read(
     chunk: usize,
     threads: usize,
     ask: Ask,
+    runs: Runs,
 ) -> io::Result<()> {
     let next = AtomicUsize::new(0);
     let residency = Residency::of(path)?;
@@ -26,8 +31,16 @@ pub(crate) fn read(
     }
     let work = |slot: usize| -> io::Result<()> {
         let file = File::open(path)?;
+        if runs.chunks > 1 {
+            fadvise(&file, 0, None, Advice::Sequential)?;
+        }
+        let mut run = 0..0;
         loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
+            let index = run.next().unwrap_or_else(|| {
+                let first = next.fetch_add(runs.chunks, Ordering::Relaxed);
+                run = first + 1..first + runs.chunks;
+                first
+            });
             let Some(left) = memory
                 .bytes
                 .checked_sub(index * chunk)
@@ -36,6 +49,8 @@ pub(crate) fn read(
                 return Ok(());
             };
             let len = left.min(chunk);
+            let is_first = (runs.chunks - run.len() - 1) * chunk < FIRST;
+            let at_most = if is_first { runs.first_reads } else { chunk };
             if let Ask::ResidencyOfEach = ask {
                 let start = (index * chunk) as u64;
                 residency.ask(start..start + len as u64, chunk)?;
@@ -44,7 +59,12 @@ pub(crate) fn read(
             // SAFETY: within the mapping, and nobody else's: each chunk, and each slot, is taken by
             // one thread. Fresh memory is zeroed.
             let buffer = unsafe { std::slice::from_raw_parts_mut(memory.place(index, slot), len) };
-            read_chunk(&file, buffer, (index * chunk) as u64, ask)?;
+            for (piece, start) in buffer
+                .chunks_mut(at_most)
+                .zip((index * chunk..).step_by(at_most))
+            {
+                read_chunk(&file, piece, start as u64, ask)?;
+            }
         }
     };
     std::thread::scope(|scope| {

@@ -5,7 +5,7 @@ use std::fmt;
 use clap::ValueEnum;
 
 use super::memory::Faults;
-use super::trial::{Ask, Reads, RingKind, Trial};
+use super::trial::{Ask, Reads, RingKind, Runs, Trial};
 
 /// What is varied.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -20,6 +20,8 @@ pub(crate) enum Experiment {
     Ring,
     /// Cold, through the page cache: threads
     Threads,
+    /// Cold, through the page cache, 8 threads: how far each reads on, and how a run begins
+    Runs,
     /// Warm: threads, chunks, and who faults the destination in
     Warm,
     /// Warm: just reading, asking for residency first, or trying without waiting first
@@ -60,16 +62,18 @@ const fn direct(depth: usize, rings: usize, ring: RingKind, kernel_workers: bool
 }
 
 const fn buffered(threads: usize, ask: Ask) -> Reads {
-    Reads::Buffered { threads, ask }
+    let runs = Runs::NONE;
+    Reads::Buffered { threads, ask, runs }
 }
 
 impl Experiment {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Chunk,
         Self::Depth,
         Self::Faults,
         Self::Ring,
         Self::Threads,
+        Self::Runs,
         Self::Warm,
         Self::Ask,
     ];
@@ -183,6 +187,28 @@ impl Experiment {
                     (format!("{threads} threads"), Trial { reads, ..BUFFERED })
                 })
                 .into(),
+            Self::Runs => [
+                (2, usize::MAX, "2 MiB"),
+                (8, usize::MAX, "8 MiB"),
+                (32, usize::MAX, "32 MiB"),
+                (64, usize::MAX, "64 MiB"),
+                (8, 128 * KIB, "8 MiB in reads of 128 KiB"),
+                (32, 128 * KIB, "32 MiB, begun in reads of 128 KiB"),
+                (64, 128 * KIB, "64 MiB, begun in reads of 128 KiB"),
+                (256, 128 * KIB, "256 MiB, begun in reads of 128 KiB"),
+            ]
+            .map(|(mebibytes, first_reads, name)| {
+                let reads = Reads::Buffered {
+                    threads: 8,
+                    ask: Ask::Nothing,
+                    runs: Runs {
+                        chunks: mebibytes / 2,
+                        first_reads,
+                    },
+                };
+                (name.to_owned(), Trial { reads, ..BUFFERED })
+            })
+            .into(),
             Self::Warm => [
                 (1, 2 * MIB, Faults::AtFirstWrite, "by the copy"),
                 (2, 2 * MIB, Faults::AtFirstWrite, "by the copy"),

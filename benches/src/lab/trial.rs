@@ -31,7 +31,28 @@ pub(crate) enum Reads {
         kernel_workers: bool,
     },
     /// Positional reads through the page cache.
-    Buffered { threads: usize, ask: Ask },
+    Buffered {
+        threads: usize,
+        ask: Ask,
+        runs: Runs,
+    },
+}
+
+/// How far a thread reads on, through a descriptor of its own, before it goes elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Runs {
+    /// How many chunks follow one another.
+    pub(crate) chunks: usize,
+    /// Bytes of each read in the first 8 MiB of a run.
+    pub(crate) first_reads: usize,
+}
+
+impl Runs {
+    /// Each chunk, in one read, by whoever comes first.
+    pub(crate) const NONE: Self = Self {
+        chunks: 1,
+        first_reads: usize::MAX,
+    };
 }
 
 /// How a ring is set up.
@@ -73,8 +94,8 @@ impl Trial {
         memory.fault_in_beforehand()?;
         match self.reads {
             Reads::Direct { .. } => direct::read(path, &memory, self)?,
-            Reads::Buffered { threads, ask } => {
-                buffered::read(path, &memory, self.chunk, threads, ask)?;
+            Reads::Buffered { threads, ask, runs } => {
+                buffered::read(path, &memory, self.chunk, threads, ask, runs)?;
             }
         }
         Ok(Cost {
