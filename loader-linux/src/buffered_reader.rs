@@ -80,10 +80,17 @@ impl Reader for BufferedReader {
             let mut read = 0;
             for task in run {
                 let len = task.len();
-                let step = if read < RAMP { STEP } else { len };
-                let own = is_long.then(|| own.of(&task)).flatten();
-                let file = own.unwrap_or(task.file().file());
-                task.read_in_steps(file, Mechanism::BUFFERED, step);
+                match is_long.then(|| own.of(&task)).flatten() {
+                    Some(own) => {
+                        let step = if read < RAMP { STEP } else { len };
+                        task.read_in_steps(own, Mechanism::BUFFERED, step);
+                    }
+                    // All of it at once: the kernel sees nothing that goes on.
+                    None => {
+                        let shared = task.file().file();
+                        task.read_in_steps(shared, Mechanism::BUFFERED, len);
+                    }
+                }
                 read += len;
             }
         }
