@@ -50,10 +50,11 @@ check ./wrappers
 check ./wrappers-sanitized
 check ./unload "$work/installed/lib/libweightloader.so"
 
-# Valgrind does not know every system call that Linux has, and says so of each.
+# Valgrind does not know every system call that Linux has, and says so of each. It runs one thread at
+# a time; unless its turns are fair, others may not get to their end before the program does.
 under_valgrind() {
     echo "valgrind $*"
-    valgrind --quiet --error-exitcode=9 --leak-check=full \
+    valgrind --fair-sched=yes --quiet --error-exitcode=9 --leak-check=full \
         --show-leak-kinds=definite,indirect,possible \
         --errors-for-leak-kinds=definite,indirect,possible "$@" 2>valgrind.log ||
         { cat valgrind.log; fail "valgrind: $*"; }
