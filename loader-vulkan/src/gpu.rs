@@ -1,6 +1,7 @@
 //! A device in use: its handles, and what it is able to do.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ash::{ext, vk};
 use loader_core::{OwnerProcess, Result};
@@ -122,6 +123,26 @@ impl Gpu {
     /// (`EFAULT`).
     pub(crate) fn is_program(&self) -> bool {
         self.kind == vk::PhysicalDeviceType::CPU
+    }
+
+    /// Waits until the queue has done everything that was submitted to it, by whomever. A lock of the
+    /// caller's that panics, or does not call back, leaves it at that.
+    pub(crate) fn wait_until_idle(&self) {
+        let mut waited = None;
+        let mut wait = || {
+            if waited.is_none() {
+                // SAFETY: the queue is of this device; nobody else uses it meanwhile, by the promise
+                // that a shared device comes with.
+                waited = Some(unsafe { self.device.queue_wait_idle(self.queue) });
+            }
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(|| match &self.queue_lock {
+            Some(lock) => lock(&mut wait),
+            None => wait(),
+        }));
+        if outcome.is_err() || waited != Some(Ok(())) {
+            tracing::debug!(?waited, "the queue may still be at work");
+        }
     }
 
     /// Submits recorded commands, after which `semaphore` gets the value `signalled`. Calls `pending`

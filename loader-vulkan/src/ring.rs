@@ -308,6 +308,12 @@ impl Drop for Ring {
         if let Err(error) = self.wait() {
             tracing::debug!(%error, "copies are given up");
         }
+        // The queue of Mesa's software driver lets go of a timeline's points after it has told those
+        // who wait for their values (`vk_queue_submit_cleanup`, src/vulkan/runtime/vk_queue.c), so
+        // what waited is told too early that the semaphore may go.
+        if self.gpu.is_program() && self.submitted > 0 && !thread::panicking() {
+            self.gpu.wait_until_idle();
+        }
         let device = &self.gpu.device;
         // SAFETY: nothing is pending: all was waited for, or the device is lost. Both are ours, or
         // null where making the ring failed.

@@ -79,7 +79,9 @@ impl SharedDevice {
     /// the queue. Vulkan leaves it to the program to keep users of a queue apart.
     ///
     /// Running it again does nothing; not running it fails the upload. Where `lock` panics, the
-    /// upload waits for whatever was submitted before it unwinds.
+    /// upload waits for whatever was submitted before it unwinds. Where the device is a program (the
+    /// type `CPU`), it is also called when an uploader that has staged goes, which waits until the
+    /// queue is at rest: Mesa's uses semaphores for a moment after they were waited for.
     ///
     /// ```
     /// # use std::sync::{Arc, Mutex};

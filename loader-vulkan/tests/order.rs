@@ -8,6 +8,8 @@ mod weights;
 
 use std::fmt::Debug;
 use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use loader_core::testing::Watchdog;
 use loader_core::{
@@ -229,5 +231,38 @@ fn parts_of_no_bytes_are_not_copied_and_those_outside_are_errors() {
     uploader.submit(slot, &[nothing, part(0)]).unwrap();
     uploader.finish().unwrap();
     uploader.wait().unwrap();
+    machine.assert_clean();
+}
+
+#[test]
+fn the_queue_is_at_rest_before_its_semaphore_goes() {
+    let _watchdog = Watchdog::over("an uploader that goes after copies");
+    let Some(machine) = Machine::open() else {
+        return;
+    };
+    if !machine.is_program() {
+        println!("skipped: only a device that is a program is waited for");
+        return;
+    }
+    let weights = Weights::new(&[vec![(100, 30_000)]], Placement::File);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let panics = Arc::new(AtomicBool::new(false));
+    let panicking = Arc::clone(&panics);
+    let shared = machine.share().queue_lock(move |submit| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        submit();
+        if panicking.load(Ordering::Relaxed) {
+            std::panic::resume_unwind(Box::new("from the lock"));
+        }
+    });
+    let builder = VulkanUploader::builder().way(Way::Staged);
+    let mut uploader = builder.build_on(shared).unwrap();
+    weights.upload(&mut uploader, Operation::new()).unwrap();
+    let submitted = calls.load(Ordering::Relaxed);
+    // Which is no business of whoever drops an uploader.
+    panics.store(true, Ordering::Relaxed);
+    drop(uploader);
+    assert_eq!(calls.load(Ordering::Relaxed), submitted + 1);
     machine.assert_clean();
 }

@@ -208,6 +208,15 @@ impl Machine {
         unsafe { self.entry.get_instance_proc_addr(handle, name.as_ptr()) }
     }
 
+    /// Whether the device is a program rather than a GPU.
+    #[allow(dead_code, reason = "one of the tests that share this asks")]
+    pub(crate) fn is_program(&self) -> bool {
+        let (instance, device) = (&self.instance, self.physical_device);
+        // SAFETY: the physical device belongs to the instance.
+        let properties = unsafe { instance.get_physical_device_properties(device) };
+        properties.device_type == vk::PhysicalDeviceType::CPU
+    }
+
     /// What the driver tells of its families of queues.
     pub(crate) fn families(&self) -> Vec<vk::QueueFamilyProperties> {
         let (instance, device) = (&self.instance, self.physical_device);
