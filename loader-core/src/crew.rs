@@ -1,14 +1,14 @@
 //! Who does the work of one operation.
 
-use std::io;
 use std::sync::Arc;
 use std::thread::{self, Scope};
 
 use crate::budget::{self, Lease};
 use crate::coordinator::Queues;
+use crate::new_thread::no_thread;
 use crate::prefault::Prefault;
 use crate::transfer::Transfer;
-use crate::{Error, LoadOptions, Mechanism, Platform, Queue, Reader, Refusal, new_thread};
+use crate::{Error, LoadOptions, Platform, Queue, Reader, Refusal, new_thread};
 
 /// Who does the work of one operation.
 #[derive(Clone, Copy)]
@@ -108,12 +108,8 @@ fn start<'scope>(
         span.in_scope(work);
     };
     let started = new_thread(name).and_then(|thread| thread.spawn_scoped(scope, work));
-    started.map_err(|error| no_thread(&error))?;
+    started.map_err(no_thread)?;
     Ok(())
-}
-
-fn no_thread(error: &io::Error) -> Refusal {
-    Refusal::new(Mechanism::new("worker-thread"), error.to_string())
 }
 
 impl Crew<'_> {
@@ -127,13 +123,6 @@ impl Crew<'_> {
     pub(crate) fn read_inline(&self) {
         self.queues.buffered.expect_readers(1);
         self.read_buffered();
-    }
-
-    /// Why no thread would ever start here, if that is so.
-    pub(crate) fn without_threads() -> Option<Refusal> {
-        new_thread("weightloader")
-            .err()
-            .map(|error| no_thread(&error))
     }
 
     /// Reads everything on this thread, through the page cache: one thread serves one queue.

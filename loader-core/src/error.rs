@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use crate::Mechanism;
+use crate::{Mechanism, Refusal};
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -188,6 +188,13 @@ pub enum Error {
         /// What happened.
         message: String,
     },
+}
+
+/// What a mechanism refuses that nothing else may do instead.
+impl From<Refusal> for Error {
+    fn from(Refusal { mechanism, reason }: Refusal) -> Self {
+        Self::Unsupported { mechanism, reason }
+    }
 }
 
 /// `at offset 7: `, where there is one.

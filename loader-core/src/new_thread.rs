@@ -6,6 +6,8 @@ use std::sync::mpsc;
 use std::thread::Builder;
 use std::time::Duration;
 
+use crate::{Mechanism, Refusal};
+
 /// The process in which threads are known to start; none before there was one.
 static START_IN: AtomicU32 = AtomicU32::new(0);
 
@@ -36,12 +38,24 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// # }
 /// ```
 pub fn new_thread(name: &str) -> io::Result<Builder> {
+    threads_start()?;
+    Ok(Builder::new().name(name.to_owned()))
+}
+
+/// Fails as [`new_thread`] does.
+pub(crate) fn threads_start() -> io::Result<()> {
     let this = std::process::id();
     let known = START_IN.compare_exchange(0, this, Ordering::AcqRel, Ordering::Acquire);
     if known.is_err_and(|process| process != this) {
         try_out(this)?;
     }
-    Ok(Builder::new().name(name.to_owned()))
+    Ok(())
+}
+
+/// What it means to an operation that a thread was not to be had.
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+pub(crate) fn no_thread(error: io::Error) -> Refusal {
+    Refusal::new(Mechanism::new("worker-thread"), error.to_string())
 }
 
 /// Sees whether a thread starts in this process, which is a forked child.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::prefetch;
 use crate::transfer::Tally;
 use crate::{
-    CachePolicy, Error, LoadOptions, Platform, Refusal, ResidencyMap, Result, Strategy, Support,
+    CachePolicy, LoadOptions, Platform, Refusal, ResidencyMap, Result, Strategy, Support,
     WeightFile,
 };
 
@@ -49,10 +49,7 @@ impl Route {
         let cold = match options.strategy {
             _ if !options.may_read_directly(len) => Way::Buffered,
             Strategy::Direct => {
-                if let Err(refusal) = direct_support(platform, file) {
-                    let Refusal { mechanism, reason } = refusal;
-                    return Err(Error::Unsupported { mechanism, reason });
-                }
+                direct_support(platform, file)?;
                 Way::Direct
             }
             _ => match worthwhile(platform, file) {

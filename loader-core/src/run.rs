@@ -12,6 +12,7 @@ use crate::budget::{self, Lease};
 use crate::coordinator::{Queues, coordinate};
 use crate::crew::{Crew, Hired};
 use crate::feeder::{Events, Feeder};
+use crate::new_thread::{no_thread, threads_start};
 use crate::pace::Pace;
 use crate::route::{Route, TINY};
 use crate::slabs::SLAB_BYTES;
@@ -156,11 +157,10 @@ impl<'c> Run<'c> {
             };
             // Who waits for a pace must hear of being cancelled.
             let quick = total <= TINY && direct.waiting() == 0 && options.pace.is_none();
-            let inline = feeder.is_none() && quick;
-            if inline {
+            if feeder.is_none() && quick {
                 crew.read_inline();
-            } else if let Some(refusal) = feeder.is_none().then(Crew::without_threads).flatten() {
-                crew.read_alone(refusal);
+            } else if let (None, Err(error)) = (&feeder, threads_start()) {
+                crew.read_alone(no_thread(error));
             } else {
                 // Given back when the last worker has left.
                 let mut hired = Hired::default();

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use crate::feeder::{Events, FedChunks, Feed, Feeder};
+use crate::new_thread::no_thread;
 use crate::run::Ending;
 use crate::stream::{check_items, wanted};
 use crate::transfer::{Event, locked};
@@ -179,20 +180,15 @@ impl SlotStream {
         };
         let (items, slots) = (worker.items.len(), worker.slots.len());
         let span = tracing::debug_span!("stream", items, slots);
-        let spawned = new_thread("weightloader-slots")
-            .and_then(|thread| thread.spawn(move || span.in_scope(|| worker.run(events))));
-        match spawned {
-            Ok(background) => Ok(Self {
-                ready,
-                shared,
-                background: Mutex::new(Some(background)),
-                owner: OwnerProcess::current(),
-            }),
-            Err(error) => Err(Error::Unsupported {
-                mechanism: Mechanism::new("worker-thread"),
-                reason: error.to_string(),
-            }),
-        }
+        let background = new_thread("weightloader-slots")
+            .and_then(|thread| thread.spawn(move || span.in_scope(|| worker.run(events))))
+            .map_err(no_thread)?;
+        Ok(Self {
+            ready,
+            shared,
+            background: Mutex::new(Some(background)),
+            owner: OwnerProcess::current(),
+        })
     }
 
     /// The next part, which is the caller's until it is released; waits for it, and for a slot to

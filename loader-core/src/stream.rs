@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use crate::feeder::{Events, FedChunks, Feed, Feeder};
+use crate::new_thread::no_thread;
 use crate::run::Ending;
 use crate::transfer::{Event, locked};
 use crate::turns::Turns;
@@ -191,15 +192,9 @@ impl Stream {
             shared: Arc::clone(&shared),
         };
         let span = tracing::debug_span!("stream", items = left);
-        let spawned = new_thread("weightloader-stream")
-            .and_then(|thread| thread.spawn(move || span.in_scope(|| worker.run(events))));
-        if let Err(error) = spawned {
-            let mechanism = crate::Mechanism::new("worker-thread");
-            return Err(Error::Unsupported {
-                mechanism,
-                reason: error.to_string(),
-            });
-        }
+        new_thread("weightloader-stream")
+            .and_then(|thread| thread.spawn(move || span.in_scope(|| worker.run(events))))
+            .map_err(no_thread)?;
         Ok(Self {
             ready,
             current: VecDeque::new(),

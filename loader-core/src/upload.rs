@@ -218,8 +218,10 @@ pub fn fill(
     let bytes = buffers.iter().map(|buffer| buffer.len() as u64).sum();
     let by_device = copier.options.may_read_directly(bytes);
     let exclude = |buffers: &[HostBuffer], excluded| {
-        for buffer in buffers.iter().filter(|_| by_device) {
-            buffer.exclude_from_fork(excluded);
+        if by_device {
+            buffers
+                .iter()
+                .for_each(|buffer| buffer.exclude_from_fork(excluded));
         }
     };
     exclude(buffers, true);

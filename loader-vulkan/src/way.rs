@@ -1,6 +1,6 @@
 //! Pure choice: which way weights go to a device.
 
-use loader_core::{Error, Mechanism, Refusal, Result};
+use loader_core::{Mechanism, Refusal, Result};
 
 use crate::failure::{NAME, no_device};
 
@@ -59,19 +59,15 @@ impl Offers {
 /// which they are tried.
 ///
 /// # Errors
-/// [`Error::Unsupported`] where the way `wanted` does not serve, or none does.
+/// `Error::Unsupported` where the way `wanted` does not serve, or none does.
 pub(crate) fn choose(
     wanted: Way,
     preferred: [Way; 3],
     offers: &Offers,
 ) -> Result<(Way, Vec<Refusal>)> {
     if wanted != Way::Auto {
-        return match offers.of(wanted) {
-            Ok(()) => Ok((wanted, Vec::new())),
-            Err(Refusal {
-                mechanism, reason, ..
-            }) => Err(Error::Unsupported { mechanism, reason }),
-        };
+        offers.of(wanted)?;
+        return Ok((wanted, Vec::new()));
     }
     let mut passed_over = Vec::new();
     for way in preferred {
@@ -86,6 +82,8 @@ pub(crate) fn choose(
 
 #[cfg(test)]
 mod tests {
+    use loader_core::Error;
+
     use super::*;
 
     const UNIFIED: [Way; 3] = [Way::Import, Way::InPlace, Way::Staged];
