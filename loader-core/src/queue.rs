@@ -1,10 +1,10 @@
-//! The queue that readers pull from, and the tasks in it.
+//! The queue that readers pull from.
+
+mod task;
+mod task_run;
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io;
-use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,10 @@ use std::time::Duration;
 
 use crate::prefault::Memory;
 use crate::transfer::{Transfer, locked};
-use crate::{Error, Mechanism, Refusal, WeightFile, positional, timeline};
+use crate::{Refusal, WeightFile};
+
+pub use task::Task;
+pub use task_run::TaskRun;
 
 /// Reads that the system interrupted or put off are repeated this often before that is an error.
 const MOST_RETRIES: u32 = 1000;
@@ -36,7 +39,8 @@ pub struct Queue<'a> {
     slab_bytes: usize,
     /// Whether a task was taken.
     begun: AtomicBool,
-    may_wait: bool,
+    /// Whether its readers may have to wait for the device.
+    may_wait: AtomicBool,
 }
 
 /// Part of a file on its way to memory.
@@ -86,12 +90,13 @@ impl<'a> Queue<'a> {
             depth,
             slab_bytes,
             begun: AtomicBool::new(false),
-            may_wait: true,
+            may_wait: AtomicBool::new(true),
         }
     }
 
     /// With what [`may_wait`](Self::may_wait) tells.
     pub(crate) fn that_may_wait(self, may_wait: bool) -> Self {
+        let may_wait = AtomicBool::new(may_wait);
         Self { may_wait, ..self }
     }
 
@@ -111,7 +116,7 @@ impl<'a> Queue<'a> {
             None => pieces.push_back(piece),
             Some(refuge) => {
                 drop(pieces);
-                locked(&refuge.pieces).push_back(piece);
+                refuge.take_in([piece]);
             }
         }
     }
@@ -285,7 +290,7 @@ impl<'a> Queue<'a> {
     /// to be in the page cache.
     #[must_use]
     pub fn may_wait(&self) -> bool {
-        self.may_wait
+        self.may_wait.load(Ordering::Acquire)
     }
 
     pub(crate) fn slab_bytes(&self) -> usize {
@@ -323,8 +328,7 @@ impl<'a> Queue<'a> {
         if others {
             self.transfer.refused(&refusal);
         } else if !self.surrender(&refusal) {
-            let Refusal { mechanism, reason } = refusal;
-            self.transfer.fail(Error::Unsupported { mechanism, reason });
+            self.transfer.fail(refusal.into());
         }
     }
 
@@ -339,10 +343,16 @@ impl<'a> Queue<'a> {
             self.surrendered.store(true, Ordering::Release);
             std::mem::take(&mut *pieces)
         };
-        locked(&refuge.pieces).extend(pieces);
+        refuge.take_in(pieces);
         self.transfer.refused(refusal);
         self.transfer.wake();
         true
+    }
+
+    /// Takes what another queue's readers refuse, which nobody says is in the page cache.
+    fn take_in(&self, pieces: impl IntoIterator<Item = Piece>) {
+        self.may_wait.store(true, Ordering::Release);
+        locked(&self.pieces).extend(pieces);
     }
 
     fn put_back(&self, piece: Piece) {
@@ -364,305 +374,6 @@ fn following(first: &Piece, waiting: &VecDeque<Piece>, most: usize, most_bytes: 
     waiting.iter().take(most).take_while(follows).count()
 }
 
-/// Tasks that follow one another in one file, taken together; those that are not asked for go back
-/// to the queue.
-#[derive(Debug)]
-pub struct TaskRun<'q> {
-    queue: &'q Queue<'q>,
-    pieces: VecDeque<Piece>,
-}
-
-impl TaskRun<'_> {
-    /// How many bytes its tasks ask for.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.pieces.iter().map(|piece| piece.len as u64).sum()
-    }
-}
-
-impl<'q> Iterator for TaskRun<'q> {
-    type Item = Task<'q>;
-
-    /// The next task; `None` also where the operation was stopped meanwhile.
-    fn next(&mut self) -> Option<Task<'q>> {
-        if self.queue.transfer.is_stopped() {
-            return None;
-        }
-        let piece = self.pieces.pop_front()?;
-        Some(Task::begin(self.queue, piece))
-    }
-}
-
-impl Drop for TaskRun<'_> {
-    fn drop(&mut self) {
-        if self.pieces.is_empty() {
-            return;
-        }
-        {
-            let mut pieces = locked(&self.queue.pieces);
-            self.pieces.append(&mut pieces);
-            std::mem::swap(&mut self.pieces, &mut pieces);
-        }
-        self.queue.transfer.wake();
-    }
-}
-
-/// A chunk, or what is left of one, to be read by whoever holds this.
-///
-/// Its outcome is told by consuming it; one that is dropped fails the whole operation.
-#[derive(Debug)]
-pub struct Task<'q> {
-    queue: &'q Queue<'q>,
-    piece: Option<Piece>,
-}
-
-impl<'q> Task<'q> {
-    fn begin(queue: &'q Queue<'q>, piece: Piece) -> Self {
-        timeline::read_begins(piece.file, piece.offset, piece.len);
-        Self {
-            queue,
-            piece: Some(piece),
-        }
-    }
-
-    /// The file to read from.
-    #[must_use]
-    pub fn file(&self) -> &'q WeightFile {
-        &self.queue.files[self.file_index()]
-    }
-
-    /// Which of [`Queue::files`] to read from.
-    #[must_use]
-    pub fn file_index(&self) -> usize {
-        self.piece().file
-    }
-
-    /// Where to read, in bytes from the start of the file on disk.
-    #[must_use]
-    pub fn offset(&self) -> u64 {
-        self.piece().offset
-    }
-
-    /// How many bytes to read; never zero.
-    #[expect(clippy::len_without_is_empty, reason = "never empty")]
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.piece().len
-    }
-
-    /// Where the bytes go: valid for writes of [`len`](Self::len) bytes until the outcome is told.
-    /// It may be write-combined memory, so write it once, front to back, and never read it.
-    #[must_use]
-    pub fn destination(&self) -> NonNull<u8> {
-        self.piece().start
-    }
-
-    /// Whether the system may move bytes into the destination by direct I/O.
-    #[must_use]
-    pub fn allows_direct(&self) -> bool {
-        self.piece().direct
-    }
-
-    /// Performs one positional read of at most `at_most` bytes through the page cache, as
-    /// `mechanism`, and tells the outcome.
-    pub fn read(self, mechanism: Mechanism, at_most: usize) {
-        let file = self.file().file();
-        self.read_through(file, mechanism, at_most);
-    }
-
-    /// As [`read`](Self::read), but by way of `file`, another handle to the task's file: for
-    /// systems that make reads through one handle wait for each other.
-    pub fn read_through(mut self, file: &File, mechanism: Mechanism, at_most: usize) {
-        let offset = self.offset();
-        let len = self.len().min(at_most);
-        let start = self.destination().as_ptr().cast::<MaybeUninit<u8>>();
-        // SAFETY: the piece is the only way to its destination, which is valid for writes of its
-        // length.
-        let buffer = unsafe { std::slice::from_raw_parts_mut(start, len) };
-        match positional::read_at(file, buffer, offset) {
-            Ok(filled) => self.advance(mechanism, filled),
-            Err(error) => self.fail(error),
-        }
-    }
-
-    /// As [`read_through`](Self::read_through), but all of it in positional reads of `step` bytes,
-    /// one after the other: for systems that read further ahead the more reads followed one another.
-    pub fn read_in_steps(mut self, file: &File, mechanism: Mechanism, step: usize) {
-        let (offset, len) = (self.offset(), self.len());
-        let start = self.destination().as_ptr().cast::<MaybeUninit<u8>>();
-        // SAFETY: the piece is the only way to its destination, which is valid for writes of its
-        // length.
-        let buffer = unsafe { std::slice::from_raw_parts_mut(start, len) };
-        let mut filled = 0;
-        while filled < len {
-            let end = filled.saturating_add(step.max(1)).min(len);
-            match positional::read_at(file, &mut buffer[filled..end], offset + filled as u64) {
-                Ok(0) => {
-                    self.advance_to_rest(mechanism, filled);
-                    return self.ends_early();
-                }
-                Ok(read) => filled += read,
-                Err(error) => {
-                    self.advance_to_rest(mechanism, filled);
-                    return self.fail(error);
-                }
-            }
-        }
-        self.advance(mechanism, filled);
-    }
-
-    /// Lets `fill` write the bytes into the zeroed destination and tell how many it wrote, and
-    /// tells the outcome as `mechanism`: for sources other than the file itself.
-    pub fn fill(mut self, mechanism: Mechanism, fill: impl FnOnce(&mut [u8]) -> io::Result<usize>) {
-        let len = self.len();
-        let start = self.destination().as_ptr();
-        // SAFETY: the piece is the only way to its destination, which is valid for writes of its
-        // length.
-        unsafe { start.write_bytes(0, len) };
-        // SAFETY: as above, and the bytes were initialised just now.
-        let buffer = unsafe { std::slice::from_raw_parts_mut(start, len) };
-        match fill(buffer) {
-            Ok(filled) if filled <= len => self.advance(mechanism, filled),
-            Ok(filled) => self.fail(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("the reader claims {filled} bytes of {len}"),
-            )),
-            Err(error) => self.fail(error),
-        }
-    }
-
-    /// Copies what a read brought to a slab, `wanted` bytes after the first `skip` of `read`, to the
-    /// front of the destination, and tells the outcome as `mechanism`. A read that brought fewer is
-    /// a short one.
-    pub(crate) fn deliver(mut self, mechanism: Mechanism, read: &[u8], skip: usize, wanted: usize) {
-        let bytes = read.get(skip..).unwrap_or_default();
-        let len = bytes.len().min(wanted).min(self.len());
-        let destination = self.destination().as_ptr();
-        // SAFETY: the piece is the only way to its destination, which is valid for writes of its
-        // length, so no reference reaches into it.
-        unsafe { destination.copy_from_nonoverlapping(bytes.as_ptr(), len) };
-        self.advance(mechanism, len);
-    }
-
-    /// Tells that `mechanism` put `filled` bytes in place at the front of the destination. Fewer
-    /// than asked for are a short read, whose rest is queued again; none at all is the end of the
-    /// file.
-    ///
-    /// # Safety
-    /// The first `filled` bytes of the destination are initialised with the file's bytes at
-    /// [`offset`](Self::offset), `filled` is at most [`len`](Self::len), and nothing writes to
-    /// the destination any more on behalf of this task.
-    pub unsafe fn complete(mut self, mechanism: Mechanism, filled: usize) {
-        self.advance(mechanism, filled);
-    }
-
-    /// Tells that reading failed. Nothing writes to the destination any more. Interrupted reads
-    /// are queued again; everything else fails the operation.
-    pub fn fail(mut self, error: io::Error) {
-        let Some(mut piece) = self.piece.take() else {
-            return;
-        };
-        let again = matches!(
-            error.kind(),
-            io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
-        );
-        if again && piece.retries < MOST_RETRIES {
-            piece.retries += 1;
-            return self.queue.put_back(piece);
-        }
-        let file = &self.queue.files[piece.file];
-        self.queue
-            .transfer
-            .fail(file.read_failed(piece.offset, piece.len as u64, error));
-    }
-
-    /// Tells that `mechanism` cannot read this, though another may: the file's system refused the
-    /// alignment, or the memory. The chunk goes to the buffered reader where the caller left the
-    /// choice to us, and fails the operation where the mechanism was forced.
-    pub fn refuse(mut self, mechanism: Mechanism, error: io::Error) {
-        let Some(piece) = self.piece.take() else {
-            return;
-        };
-        let queue = self.queue;
-        match queue.refuge {
-            Some(refuge) => {
-                let path = queue.files[piece.file].path().display();
-                let reason = format!("{path}: reads are refused: {error}");
-                locked(&refuge.pieces).push_back(piece);
-                queue.transfer.refused(&Refusal::new(mechanism, reason));
-                queue.transfer.wake();
-            }
-            None => {
-                let file = &queue.files[piece.file];
-                queue
-                    .transfer
-                    .fail(file.read_failed(piece.offset, piece.len as u64, error));
-            }
-        }
-    }
-
-    fn advance(&mut self, mechanism: Mechanism, filled: usize) {
-        if filled == 0 {
-            return self.ends_early();
-        }
-        self.advance_to_rest(mechanism, filled);
-        if let Some(rest) = self.piece.take() {
-            self.queue.put_back(rest);
-        }
-    }
-
-    /// Tells of the first `filled` bytes, and keeps the rest, if there is one.
-    fn advance_to_rest(&mut self, mechanism: Mechanism, filled: usize) {
-        let Some(mut piece) = self.piece.take_if(|_| filled > 0) else {
-            return;
-        };
-        let transfer = self.queue.transfer;
-        let filled = filled.min(piece.len);
-        timeline::read_landed(piece.file, piece.offset, filled);
-        transfer.bytes_landed(filled as u64);
-        if filled < piece.len {
-            piece.offset += filled as u64;
-            piece.len -= filled;
-            piece.retries = 0;
-            // SAFETY: `filled` is less than the length, so the result stays within the memory.
-            piece.start = unsafe { piece.start.add(filled) };
-            self.piece = Some(piece);
-            return;
-        }
-        if let Some(group) = piece.group.take() {
-            if group.pieces.fetch_sub(1, Ordering::AcqRel) == 1 {
-                transfer.group_landed(group.id);
-            }
-        }
-        transfer.piece_landed(mechanism);
-    }
-
-    /// Tells that the file ends where the task begins.
-    fn ends_early(&mut self) {
-        if let Some(piece) = self.piece.take() {
-            let file = &self.queue.files[piece.file];
-            let error = file.unexpected_eof(piece.offset, piece.len as u64);
-            self.queue.transfer.fail(error);
-        }
-    }
-
-    fn piece(&self) -> &Piece {
-        // Only methods that consume the task take its piece.
-        self.piece
-            .as_ref()
-            .expect("a task holds its piece until its outcome is told")
-    }
-}
-
-impl Drop for Task<'_> {
-    fn drop(&mut self) {
-        if self.piece.is_some() {
-            let mechanism = Mechanism::new("reader");
-            self.queue.transfer.fail(Error::Abandoned { mechanism });
-        }
-    }
-}
-
 #[cfg(test)]
 #[cfg(feature = "testing")]
 mod tests {
@@ -672,6 +383,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Mechanism;
     use crate::testing::Watchdog;
     use crate::transfer::Tally;
 
@@ -697,6 +409,41 @@ mod tests {
         })
     }
 
+    fn piece(file: usize, offset: u64, len: usize) -> Piece {
+        Piece {
+            file,
+            offset,
+            start: NonNull::dangling(),
+            len,
+            direct: false,
+            group: None,
+            retries: 0,
+        }
+    }
+
+    #[test]
+    fn who_takes_in_what_others_refuse_may_have_to_wait() {
+        let (events, _told) = unbounded();
+        let transfer = Transfer::new(None, 0, events, Tally::default(), None);
+        let refusal = Refusal::new(Mechanism::DIRECT, "tired".to_owned());
+        let refuge = || Queue::new(&transfer, &[], 1, 0, None).that_may_wait(false);
+        let (pushed_before, pushed_after) = (refuge(), refuge());
+        for (refuge, before) in [(&pushed_before, true), (&pushed_after, false)] {
+            let queue = Queue::new(&transfer, &[], 1, 0, Some(refuge));
+            // SAFETY: nobody reads it.
+            let push = || unsafe { queue.push(piece(0, 0, 1)) };
+            if before {
+                push();
+            }
+            queue.surrender(&refusal);
+            if !before {
+                push();
+            }
+            assert_eq!((queue.waiting(), refuge.waiting()), (0, 1));
+            assert!(refuge.may_wait());
+        }
+    }
+
     fn place(piece: &Piece) -> (usize, u64, usize) {
         (piece.file, piece.offset, piece.len)
     }
@@ -714,10 +461,8 @@ mod tests {
             let queue = Queue::new(&transfer, &[], 1, 0, None);
             queue.expect_readers(readers);
             for &(file, offset, len) in &places {
-                let start = NonNull::dangling();
-                let piece = Piece { file, offset, start, len, direct: false, group: None, retries: 0 };
                 // SAFETY: nobody reads it.
-                unsafe { queue.push(piece) };
+                unsafe { queue.push(piece(file, offset, len)) };
             }
             let (mut taken, mut dropped) = (Vec::new(), dropped.into_iter());
             while let Some(mut run) = queue.take_run(most_bytes).expect("there is no pace") {
