@@ -128,21 +128,29 @@ impl Gpu {
     /// Waits until the queue has done everything that was submitted to it, by whomever. A lock of the
     /// caller's that panics, or does not call back, leaves it at that.
     pub(crate) fn wait_until_idle(&self) {
-        let mut waited = None;
-        let mut wait = || {
-            if waited.is_none() {
-                // SAFETY: the queue is of this device; nobody else uses it meanwhile, by the promise
-                // that a shared device comes with.
-                waited = Some(unsafe { self.device.queue_wait_idle(self.queue) });
+        // SAFETY: the queue is of this device, and nobody else uses it meanwhile.
+        let wait = || unsafe { self.device.queue_wait_idle(self.queue) };
+        let waited = catch_unwind(AssertUnwindSafe(|| self.with_queue(wait)));
+        if !matches!(waited, Ok(Some(Ok(())))) {
+            tracing::debug!("the queue may still be at work");
+        }
+    }
+
+    /// Runs `work` while nobody else uses the queue, by the promise that a shared device comes with.
+    /// `None` where the caller's lock does not call back.
+    fn with_queue<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        let (mut work, mut outcome) = (Some(work), None);
+        // The lock may call this again.
+        let mut once = || {
+            if let Some(work) = work.take() {
+                outcome = Some(work());
             }
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| match &self.queue_lock {
-            Some(lock) => lock(&mut wait),
-            None => wait(),
-        }));
-        if outcome.is_err() || waited != Some(Ok(())) {
-            tracing::debug!(?waited, "the queue may still be at work");
+        match &self.queue_lock {
+            Some(lock) => lock(&mut once),
+            None => once(),
         }
+        outcome
     }
 
     /// Submits recorded commands, after which `semaphore` gets the value `signalled`. Calls `pending`
@@ -157,7 +165,7 @@ impl Gpu {
         commands: vk::CommandBuffer,
         semaphore: vk::Semaphore,
         signalled: u64,
-        mut pending: impl FnMut(),
+        pending: impl FnOnce(),
     ) -> Result<()> {
         let (commands, semaphores, values) = ([commands], [semaphore], [signalled]);
         let mut timeline =
@@ -166,14 +174,9 @@ impl Gpu {
             .command_buffers(&commands)
             .signal_semaphores(&semaphores)
             .push_next(&mut timeline);
-        let mut outcome = None;
-        let mut submit = || {
-            // The lock is the caller's, and may call this again.
-            if outcome.is_some() {
-                return;
-            }
+        let outcome = self.with_queue(|| {
             // SAFETY: the caller's promises, of which this is the only use; nobody else uses the
-            // queue meanwhile, by the promise that a shared device comes with.
+            // queue meanwhile.
             let result = unsafe {
                 self.device
                     .queue_submit(self.queue, &[info], vk::Fence::null())
@@ -181,12 +184,8 @@ impl Gpu {
             if result.is_ok() {
                 pending();
             }
-            outcome = Some(result);
-        };
-        match &self.queue_lock {
-            Some(lock) => lock(&mut submit),
-            None => submit(),
-        }
+            result
+        });
         match outcome {
             Some(outcome) => outcome.map_err(failed("submit a copy")),
             None => Err(upload_error(

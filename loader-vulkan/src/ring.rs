@@ -308,9 +308,9 @@ impl Drop for Ring {
         if let Err(error) = self.wait() {
             tracing::debug!(%error, "copies are given up");
         }
-        // The queue of Mesa's software driver lets go of a timeline's points after it has told those
-        // who wait for their values (`vk_queue_submit_cleanup`, src/vulkan/runtime/vk_queue.c), so
-        // what waited is told too early that the semaphore may go.
+        // Mesa's software driver uses a timeline for a moment longer than those who wait for it
+        // (`vk_queue_submit_cleanup`, src/vulkan/runtime/vk_queue.c). Not where something panics:
+        // whoever unwinds may be holding the lock.
         if self.gpu.is_program() && self.submitted > 0 && !thread::panicking() {
             self.gpu.wait_until_idle();
         }
