@@ -6,15 +6,13 @@ use loader_core::{Mechanism, PositionalReader, Queue, Reader, Refusal, Support, 
 
 use crate::own_descriptor::reopened;
 
-/// How far a worker reads on before it goes elsewhere: as far as the kernel needs to widen its
-/// readahead. From a disk that gives 4 GB/s to direct reads, eight workers read 3.2 GB/s in runs of
-/// 8 MiB and 3.6 in runs of 64 MiB.
+/// How far a worker reads on before it goes elsewhere: far beyond what the kernel needs to widen its
+/// readahead, and short enough that all workers get several (docs/performance.md compares lengths).
 const RUN: usize = 64 << 20;
 
 /// So far into a run, which is no shorter, it is read in steps. The kernel's readahead window begins
 /// as long as the read that missed, on single pages, and each next one has folios four times as
-/// large. Where runs began with reads of a chunk, most of their bytes came to lie on folios below
-/// 1 MiB; after steps a quarter does.
+/// large: after reads of a chunk it would be well into a run before they are.
 const RAMP: usize = 8 << 20;
 
 /// How many bytes a step is.
@@ -80,17 +78,13 @@ impl Reader for BufferedReader {
             let mut read = 0;
             for task in run {
                 let len = task.len();
-                match is_long.then(|| own.of(&task)).flatten() {
-                    Some(own) => {
-                        let step = if read < RAMP { STEP } else { len };
-                        task.read_in_steps(own, Mechanism::BUFFERED, step);
-                    }
+                let (file, step) = match is_long.then(|| own.of(&task)).flatten() {
+                    Some(own) if read < RAMP => (own, STEP),
+                    Some(own) => (own, len),
                     // All of it at once: the kernel sees nothing that goes on.
-                    None => {
-                        let shared = task.file().file();
-                        task.read_in_steps(shared, Mechanism::BUFFERED, len);
-                    }
-                }
+                    None => (task.file().file(), len),
+                };
+                task.read_in_steps(file, Mechanism::BUFFERED, step);
                 read += len;
             }
         }
