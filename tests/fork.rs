@@ -15,14 +15,14 @@ use loader_core::testing::{GatedPrefetcher, Guarded, Residency, Sample, Watchdog
 use loader_core::{Platform, Stream, StreamItem};
 use weightloader::{Error, Loader, Operation, Strategy};
 
-use child::{expect, in_a_child as code_of_a_child};
+use child::expect;
 
 const PIECE: u64 = 64 << 10;
 const LEN: u64 = 40 * PIECE;
 
-/// Runs `child` in a forked child, and expects that it says all is well.
-fn in_a_child(child: impl FnOnce() -> Result<(), u8>) {
-    assert_eq!(code_of_a_child(child), Some(0), "the child's exit code");
+/// Runs `work` in a forked child, and expects that it says all is well.
+fn in_a_child(work: impl FnOnce() -> Result<(), u8>) {
+    assert_eq!(child::run(work), Some(0), "the child's exit code");
 }
 
 fn sample() -> (tempfile::TempDir, Sample) {

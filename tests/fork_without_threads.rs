@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use child::{expect, in_a_child};
+use child::expect;
 use loader_core::testing::{Sample, Watchdog};
 use loader_core::{HostBuffer, Stream, StreamItem};
 use weightloader::{Error, Loader, Operation, Strategy};
@@ -85,7 +85,7 @@ fn no_child_waits_for_threads_that_never_start() {
         }
         thread::yield_now();
     }
-    let code = in_a_child(|| {
+    let code = child::run(|| {
         // What there is without a thread is done by this one, and the report tells.
         let report = auto
             .read_into(&file, .., &mut memory, Operation::new())

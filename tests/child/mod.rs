@@ -3,18 +3,18 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Runs `child` in a forked child. Gives the number it tells: 0 if all is well, `None` where it hangs
+/// Runs `work` in a forked child. Gives the number it tells: 0 if all is well, `None` where it hangs
 /// or was killed by a signal.
 ///
 /// The child has this thread alone. Whatever it does must not wait for any other, which is what
 /// these tests are about; so it neither prints nor unwinds, and tells by a number what was wrong.
-pub(crate) fn in_a_child(child: impl FnOnce() -> Result<(), u8>) -> Option<i32> {
-    // SAFETY: the child touches only what `child` does, and then leaves without running anything
+pub(crate) fn run(work: impl FnOnce() -> Result<(), u8>) -> Option<i32> {
+    // SAFETY: the child touches only what `work` does, and then leaves without running anything
     // of its parent's (destructors, the test harness).
     let process = unsafe { libc::fork() };
     assert!(process >= 0, "{}", std::io::Error::last_os_error());
     if process == 0 {
-        let code = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)) {
+        let code = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
             Ok(Ok(())) => 0,
             Ok(Err(code)) => i32::from(code),
             Err(_) => 99,
